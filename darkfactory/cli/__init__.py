@@ -1,0 +1,81 @@
+"""The command: `darkfactory [run] FLEET`, `darkfactory check FLEET`.
+
+Exit codes: 0 stopped in order, 1 our failure or something that could not be ended, 2 usage or configuration, 3 already
+running, 4 a tool is missing (`check --tools`), 128 + N after being asked twice by signal N.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Final, NoReturn
+
+import attrs
+import click
+
+from darkfactory.config import load_config
+from darkfactory.errors import ConfigError
+from darkfactory.model.fleet import OrchestratorConfig
+
+BAD_USAGE: Final = 2
+
+
+class _RunByDefault(click.Group):
+    """`darkfactory FLEET` means `darkfactory run FLEET`; a file named like a command is written `./check`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in {"--help", "--version"}:
+            args.insert(0, "run")
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_RunByDefault, context_settings={"help_option_names": ["--help"]})
+@click.version_option(package_name="darkfactory")
+def main() -> None:
+    """Supervise a fleet of command-line AI agents, unattended.
+
+    `darkfactory FLEET` runs the fleet that the file FLEET declares.
+    """
+
+
+FLEET = click.argument("fleet", type=click.Path(path_type=Path))
+
+
+@main.command()
+@FLEET
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Where journal and runs are kept.")
+@click.option("--resume", "resume", metavar="AGENT", multiple=True, help="End this agent's hold. May be repeated.")
+def run(fleet: Path, state_dir: Path | None, resume: tuple[str, ...]) -> None:
+    """Run the fleet until SIGTERM or SIGINT; a second signal kills at once."""
+    config = load(fleet)
+    if state_dir is not None:
+        config = attrs.evolve(config, state_dir=state_dir.absolute())
+    from darkfactory.cli import command
+
+    sys.exit(command.run(config, resume))
+
+
+@main.command()
+@FLEET
+@click.option("--tools", is_flag=True, help="Exit 4 if a tool is missing.")
+def check(fleet: Path, tools: bool) -> None:
+    """Show the agents of the fleet, or what is wrong with its file."""
+    config = load(fleet)
+    from darkfactory.cli import checking
+
+    sys.exit(checking.check(config, strict=tools))
+
+
+def load(fleet: Path) -> OrchestratorConfig:
+    """The fleet of a file; with a fault in it, tell every one and exit."""
+    try:
+        return load_config(fleet, os.environ, paths_exist=True)
+    except ConfigError as error:
+        refuse(error)
+
+
+def refuse(error: Exception, exit_code: int = BAD_USAGE) -> NoReturn:
+    """Tell what is wrong, without a traceback, and exit."""
+    click.echo(str(error), err=True)
+    sys.exit(exit_code)

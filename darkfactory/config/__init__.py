@@ -1,0 +1,12 @@
+"""A fleet file in, an `OrchestratorConfig` out, or every fault in it at once.
+
+load_config / parse_config (load)
+    text -> tree            tomllib, and `lines` for the line of each key
+    tree -> value           `convert` (cattrs), with `units` and `expand` for what TOML cannot say itself
+    value -> faults         `check`, with `cron`; also for fleets that were made by a program
+"""
+
+from darkfactory.config.check import check_config, missing_paths, warnings_of
+from darkfactory.config.load import load_config, parse_config
+
+__all__ = ["check_config", "load_config", "missing_paths", "parse_config", "warnings_of"]

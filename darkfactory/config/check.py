@@ -1,0 +1,287 @@
+"""What the types of a fleet cannot say: limits, references, and fields that must agree.
+
+The rules work on the finished value, so a fleet that a program made is held to the same ones as a fleet file. They do
+not look at the machine: whether directories exist is asked by `missing_paths`, when a command is about to use them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from zoneinfo import ZoneInfo
+
+import attrs
+
+from darkfactory.config import cron, limits, words
+from darkfactory.config.finding import Finding, Misfit
+from darkfactory.config.lines import Keys
+from darkfactory.errors import Fault
+from darkfactory.model.fleet import (
+    BUILTIN_TOOLS,
+    AgentDefinition,
+    AgentLayer,
+    CompoundReviewConfig,
+    NightwatchConfig,
+    OrchestratorConfig,
+    ToolConfig,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_RUN_MARK = "DARKFACTORY_RUN"
+"""The variable by which the launcher knows a run's processes again."""
+_DEFAULT_GRACES = (
+    attrs.fields(AgentDefinition).grace_secs.default,
+    attrs.fields(OrchestratorConfig).shutdown_grace_secs.default,
+)
+_NO_SCHEDULE = {
+    AgentLayer.SAFETY: "a Safety agent is always on",
+    AgentLayer.GROWTH: "a Growth agent is started on demand",
+}
+
+
+def check_config(config: OrchestratorConfig) -> tuple[Fault, ...]:
+    """Every fault of a fleet that has the right types; empty when it can be run. No fault has a line."""
+    return tuple(finding.fault() for finding in findings(config))
+
+
+def warnings_of(config: OrchestratorConfig) -> tuple[Fault, ...]:
+    """What is odd and does not keep the fleet from running. No fault has a line."""
+    return tuple(finding.fault() for finding in _oddities(config))
+
+
+def missing_paths(config: OrchestratorConfig) -> tuple[Fault, ...]:
+    """The directories that the fleet needs and this machine does not have. No fault has a line.
+
+    Looks at the disk. The paths themselves are not told: parts of them may come from the environment.
+    """
+    return tuple(finding.fault() for finding in absent(config))
+
+
+def absent(config: OrchestratorConfig) -> Iterator[Finding]:
+    """`missing_paths`, before they have lines."""
+    wanted: dict[Keys, Path] = {("working_dir",): config.working_dir}
+    if config.compound_review is not None:
+        wanted["compound_review", "repo_path"] = config.compound_review.repo_path
+    for keys, path in wanted.items():
+        if not _is_dir(path):
+            yield Finding(keys, "is not an existing directory", "create it, or correct the path")
+
+
+def findings(config: OrchestratorConfig) -> Iterator[Finding]:
+    """Every fault of a fleet, in the order of its sections."""
+    yield from _top(config)
+    yield from _nightwatch(config.nightwatch)
+    yield from _layers(config)
+    if config.compound_review is not None:
+        yield from _review(config.compound_review, config.timezone)
+    for name, tool in config.tools.items():
+        yield from _tool(name, tool)
+    for index, agent in enumerate(config.agents):
+        yield from _agent(("agents", index), agent, config)
+    yield from _duplicates(config.agents)
+
+
+def _oddities(config: OrchestratorConfig) -> Iterator[Finding]:
+    for index, agent in enumerate(config.agents):
+        chosen = (agent.grace_secs, config.shutdown_grace_secs) != _DEFAULT_GRACES  # no word against our own defaults
+        if chosen and agent.grace_secs * 3 > config.shutdown_grace_secs:
+            bound = words.number(config.shutdown_grace_secs)
+            yield Finding(
+                ("agents", index, "grace_secs"),
+                f"{words.number(agent.grace_secs)} is over a third of shutdown_grace_secs ({bound}), which three "
+                "layers share: at a shutdown it may be cut short",
+            )
+    if config.compound_review is not None:
+        yield Finding(("compound_review",), "is checked, but this version does not run the review yet")
+
+
+def _top(config: OrchestratorConfig) -> Iterator[Finding]:
+    yield from limits.check((), config)
+    yield from _name(("name",), config.name)
+    yield from _path(("working_dir",), config.working_dir)
+    if config.state_dir is not None:
+        yield from _path(("state_dir",), config.state_dir)
+    if not config.agents:
+        yield Finding(("agents",), "no agent is declared, so there is nothing to do", "add an [[agents]] table")
+
+
+def _nightwatch(nightwatch: NightwatchConfig) -> Iterator[Finding]:
+    here: Keys = ("nightwatch",)
+    yield from limits.check(here, nightwatch)
+    levels = ("minor_threshold", "moderate_threshold", "severe_threshold", "critical_threshold")
+    for lower, upper in pairwise(levels):
+        low, high = getattr(nightwatch, lower), getattr(nightwatch, upper)
+        if low >= high:
+            yield Finding(
+                (*here, upper),
+                f"must be more than {lower} ({words.number(low)}), found {words.number(high)}",
+                "minor < moderate < severe < critical",
+                reads=((*here, lower),),
+            )
+
+
+def _layers(config: OrchestratorConfig) -> Iterator[Finding]:
+    for layer in AgentLayer:
+        here = ("layers", layer.value)
+        if layer not in config.layers:
+            yield Finding(here, "is missing", "give every layer its LayerConfig")
+            continue
+        bounds = config.layers[layer]
+        yield from limits.check(here, bounds)
+        if bounds.backoff_secs > bounds.backoff_max_secs:
+            most = words.number(bounds.backoff_max_secs)
+            yield Finding(
+                (*here, "backoff_secs"),
+                f"must be at most backoff_max_secs ({most}), found {words.number(bounds.backoff_secs)}",
+                reads=((*here, "backoff_max_secs"),),
+            )
+
+
+def _review(review: CompoundReviewConfig, zone: ZoneInfo) -> Iterator[Finding]:
+    here = ("compound_review",)
+    yield from limits.check(here, review)
+    yield from _cron((*here, "schedule"), review.schedule, zone)
+    yield from _path((*here, "repo_path"), review.repo_path)
+
+
+def _tool(name: str, tool: ToolConfig) -> Iterator[Finding]:
+    here = ("tools", name)
+    if PurePosixPath(name).name in BUILTIN_TOOLS:
+        yield Finding(here, "is the name of a built-in tool", "give it another name")
+    argv = (*here, "argv")
+    if not tool.argv:
+        yield Finding(argv, "must not be empty: its first word is the program")
+    else:
+        yield from _program((*argv, 0), tool.argv[0])
+    yield from _arguments(argv, tool.argv)
+
+
+def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> Iterator[Finding]:
+    yield from limits.check(here, agent)
+    yield from _name((*here, "name"), agent.name)
+    yield from _cli_tool((*here, "cli_tool"), agent.cli_tool, config.tools)
+    if not agent.task.strip():
+        yield Finding((*here, "task"), "must not be empty: it is what the agent is told to do")
+    yield from _no_nul((*here, "task"), agent.task)
+    if agent.model is not None:
+        if not agent.model:
+            yield Finding((*here, "model"), "must not be empty", "leave it out for the tool's own default")
+        yield from _no_nul((*here, "model"), agent.model)
+    yield from _arguments((*here, "args"), agent.args)
+    for name, secret in agent.env.items():
+        yield from _variable((*here, "env"), name, secret.value)
+    yield from _schedule(here, agent, config.timezone)
+    if agent.timeout_secs is not None and agent.stall_timeout_secs >= agent.timeout_secs:
+        total, stall = words.number(agent.timeout_secs), words.number(agent.stall_timeout_secs)
+        yield Finding(
+            (*here, "stall_timeout_secs"),
+            f"{stall} must be less than timeout_secs ({total}), or a silent run is never called stalled",
+            f"set stall_timeout_secs below {total}",
+            reads=((*here, "timeout_secs"),),
+        )
+
+
+def _schedule(here: Keys, agent: AgentDefinition, zone: ZoneInfo) -> Iterator[Finding]:
+    keys, layer = (*here, "schedule"), (*here, "layer")
+    if agent.schedule is not None:
+        yield from _cron(keys, agent.schedule, zone)
+        if agent.layer in _NO_SCHEDULE:
+            why = f"{_NO_SCHEDULE[agent.layer]} and takes no schedule"
+            yield Finding(keys, why, 'remove it, or make the layer "Core"', reads=(layer,))
+    elif agent.layer is AgentLayer.CORE:
+        why = "is missing: a Core agent is started by its schedule"
+        yield Finding(keys, why, 'add schedule = "0 3 * * *"', reads=(layer,))
+
+
+def _duplicates(agents: tuple[AgentDefinition, ...]) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for index, agent in enumerate(agents):
+        other = first.setdefault(agent.name.casefold(), index)
+        if other != index:
+            yield Finding(
+                ("agents", index, "name"),
+                f"{agent.name!r} is taken by agents[{other}], {agents[other].name!r}",
+                "names are file names too, so they must differ in more than case",
+                reads=(("agents", other, "name"),),
+            )
+
+
+def _name(keys: Keys, name: str) -> Iterator[Finding]:
+    if not _NAME.fullmatch(name):
+        yield Finding(
+            keys,
+            f"{words.shown(name)} is not safe as a file name",
+            "write name = \"...\" with at most 64 letters, digits, '.', '_' and '-', and neither '.' nor '-' first",
+        )
+
+
+def _path(keys: Keys, path: Path) -> Iterator[Finding]:
+    if not path.is_absolute():
+        yield Finding(keys, "must be an absolute path")
+    yield from _no_nul(keys, str(path))
+
+
+def _cli_tool(keys: Keys, tool: str, declared: Mapping[str, ToolConfig]) -> Iterator[Finding]:
+    yield from _program(keys, tool)
+    base = PurePosixPath(tool).name
+    if tool in declared or tool in BUILTIN_TOOLS or ("/" in tool and base in BUILTIN_TOOLS):
+        return
+    meant = words.near(tool, (*BUILTIN_TOOLS, *declared))
+    declare = f'declare it: [tools.{base or "NAME"}] argv = ["{tool or "PROGRAM"}"]'
+    yield Finding(
+        keys,
+        f"{words.shown(tool)} is neither a built-in tool ({', '.join(BUILTIN_TOOLS)}) nor one of [tools]",
+        f"did you mean {meant!r}? or {declare}" if meant else declare,
+        reads=(("tools", tool),),
+    )
+
+
+def _program(keys: Keys, program: str) -> Iterator[Finding]:
+    if not program:
+        yield Finding(keys, "must not be empty: it is the program to start")
+    if program.startswith("~") or "${" in program:
+        yield Finding(keys, "'~' and '${...}' are not expanded in a program's name", "write the whole path")
+    yield from _no_nul(keys, program)
+
+
+def _arguments(keys: Keys, arguments: tuple[str, ...]) -> Iterator[Finding]:
+    for index, argument in enumerate(arguments):
+        if "${" in argument:
+            yield Finding(
+                (*keys, index),
+                "'${...}' is not expanded here: the value would be visible to everybody in ps",
+                "put it into the agent's env",
+            )
+        yield from _no_nul((*keys, index), argument)
+
+
+def _variable(keys: Keys, name: str, value: str) -> Iterator[Finding]:
+    place = (*keys, name)
+    if not name or "=" in name or "\0" in name:
+        # What follows the '=' may be a secret that was put on the wrong side.
+        place, head = keys, re.split("[=\0]", name)[0]
+        yield Finding(place, f"{head!r}... is no variable's name: it must have a character, and neither '=' nor NUL")
+    elif name == _RUN_MARK:
+        yield Finding(place, "is set by darkfactory itself, to know the run's processes", "remove it")
+    yield from _no_nul(place, value)
+
+
+def _cron(keys: Keys, expression: str, zone: ZoneInfo) -> Iterator[Finding]:
+    try:
+        cron.validate(expression, zone)
+    except Misfit as misfit:
+        yield Finding(keys, misfit.problem, misfit.remedy)
+
+
+def _no_nul(keys: Keys, text: str) -> Iterator[Finding]:
+    if "\0" in text:
+        yield Finding(keys, "holds a NUL character, which no program can be given")
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a parent that may not be searched
+        return False

@@ -1,0 +1,1 @@
+"""What touches the machine: processes, files, clocks. Nothing here knows what a fleet is."""

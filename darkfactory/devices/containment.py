@@ -1,0 +1,314 @@
+"""Whose process is it? Finding and ending everything that a run started, wherever it has hidden.
+
+A process group is not enough: real agent CLIs start each tool command in a session of its own, daemons fork twice, and
+some programs overwrite their environment. So a process belongs to a run by any of: the mark in its environment, a
+session in which a member was seen, being a member's child, or having been noted as a member before (by pid and start
+time, since pids come back). Never by name.
+
+All of it is read from /proc. A scan costs about 12 us a process, so all runs of a round share one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import trio
+from attrs import Factory, define, frozen
+
+MARK = "DARKFACTORY_RUN"
+"""The environment variable that says to which run a process belongs: INSTANCE/RUN, more of them joined by colons."""
+SWEEP_LIMIT_SECS = 5.0
+_FIRST_PAUSE_SECS = 0.001
+_LAST_PAUSE_SECS = 0.05
+_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""What reading of a process raises that has ended or is another user's. Nothing else (EMFILE!) may pass for "gone"."""
+
+
+@frozen
+class ProcessInfo:
+    """One line of /proc, as it was when it was read."""
+
+    pid: int
+    ppid: int
+    session: int
+    start: int
+    """Clock ticks since boot: with the pid, the identity of a process."""
+    alive: bool
+    """False for a zombie: it holds its pid until it is reaped and can do nothing any more."""
+    name: str
+    marks: tuple[str, ...]
+    """INSTANCE/RUN of each factory around it, the outermost first; empty where there is none or it cannot be read."""
+
+    def __str__(self) -> str:
+        return f"{self.pid} {self.name}"
+
+
+@frozen
+class Snapshot:
+    """All processes at one moment, found by pid, parent, session and mark."""
+
+    own_pid: int
+    processes: dict[int, ProcessInfo]
+    children: dict[int, list[ProcessInfo]]
+    sessions: dict[int, list[ProcessInfo]]
+    marked: dict[str, list[ProcessInfo]]
+    protected: frozenset[int]
+    """Ourselves and our ancestors: a factory inside another one's run carries its mark, and must not end itself."""
+    protected_sessions: frozenset[int]
+    """The sessions of the protected, and 0 (kernel threads, and whoever is outside our PID namespace)."""
+    in_exec: frozenset[int] = frozenset()
+    """Processes between two programs: for that moment they show no environment, so whose they are is still open."""
+
+    @classmethod
+    def of(cls, processes: Iterable[ProcessInfo], own_pid: int, in_exec: Iterable[int] = ()) -> Snapshot:
+        """Index the processes."""
+        by_pid = {process.pid: process for process in processes}
+        children: dict[int, list[ProcessInfo]] = defaultdict(list)
+        sessions: dict[int, list[ProcessInfo]] = defaultdict(list)
+        marked: dict[str, list[ProcessInfo]] = defaultdict(list)
+        for process in by_pid.values():
+            children[process.ppid].append(process)
+            sessions[process.session].append(process)
+            for mark in process.marks:
+                marked[mark].append(process)
+        protected = set()
+        ancestor: int | None = own_pid
+        while ancestor is not None and ancestor not in protected:
+            protected.add(ancestor)
+            ancestor = by_pid[ancestor].ppid if ancestor in by_pid else None
+        return cls(
+            own_pid=own_pid,
+            processes=by_pid,
+            children=dict(children),
+            sessions=dict(sessions),
+            marked=dict(marked),
+            protected=frozenset(protected),
+            protected_sessions=frozenset({0} | {by_pid[pid].session for pid in protected if pid in by_pid}),
+            in_exec=frozenset(in_exec),
+        )
+
+    def carrying(self, mark: str) -> Iterator[ProcessInfo]:
+        """Whoever carries the mark, or any mark that begins with it if it ends in a slash."""
+        if mark.endswith("/"):
+            for whole, processes in self.marked.items():
+                if whole.startswith(mark):
+                    yield from processes
+        else:
+            yield from self.marked.get(mark, ())
+
+
+@define(eq=False)
+class Kin:
+    """What is known of one run's processes; it learns with every snapshot that it is shown."""
+
+    mark: str
+    """INSTANCE/RUN; one that ends in a slash stands for all runs of the instance."""
+    leader: int | None = None
+    """The pid of our own child, which leads the run's first session; None where that is no child of ours."""
+    _noted: dict[int, int] = Factory(dict)
+    """Start time by pid, of the members in the latest snapshot."""
+    _sessions: dict[int, int | None] = Factory(dict)
+    """The start time of the session's leader when the session was first seen; None: it had gone by then."""
+
+    @classmethod
+    def of_leader(cls, mark: str, pid: int, start: int) -> Kin:
+        """The kin of a child of ours that leads a session and has not been reaped."""
+        return cls(mark, pid, {pid: start}, {pid: start})
+
+    def members(self, snapshot: Snapshot) -> list[ProcessInfo]:
+        """Who belongs to the run, zombies included; also note them for the next time."""
+        members: dict[int, ProcessInfo] = {}
+        found = [*snapshot.carrying(self.mark), *self._still_there(snapshot)]
+        while found:
+            process = found.pop()
+            if process.pid in members or process.pid in snapshot.protected:
+                continue
+            members[process.pid] = process
+            found += snapshot.children.get(process.pid, ())
+            session = process.session
+            if session not in self._sessions and session not in snapshot.protected_sessions:
+                leader = snapshot.processes.get(session)
+                self._sessions[session] = leader.start if leader else None
+                found += snapshot.sessions[session]
+        self._noted = {process.pid: process.start for process in members.values()}
+        return list(members.values())
+
+    def _still_there(self, snapshot: Snapshot) -> Iterator[ProcessInfo]:
+        for pid, start in self._noted.items():
+            process = snapshot.processes.get(pid)
+            if process is not None and process.start == start:
+                yield process
+        for session, leader_start in self._sessions.items():
+            leader = snapshot.processes.get(session)
+            # A leader that was not there before means that the session died out and its number was given away.
+            if leader is None or leader.start == leader_start:
+                yield from snapshot.sessions.get(session, ())
+
+
+@frozen
+class Swept:
+    """What a sweep came to, "PID NAME" each."""
+
+    found: tuple[str, ...]
+    left: tuple[str, ...]
+    """Those of `found` that were still alive at the limit; empty when all is well."""
+
+
+@define(eq=False)
+class ProcessTable:
+    """Takes snapshots, and shares each among all who asked before it was begun."""
+
+    _lock: trio.Lock = Factory(trio.Lock)
+    _limiter: trio.CapacityLimiter = Factory(lambda: trio.CapacityLimiter(1))
+    """Its own: other work in threads must not hold up the end of a run."""
+    _begun: int = 0
+    _taken: int = 0
+    """The number of the scan in `_latest`."""
+    _latest: Snapshot | None = None
+
+    async def snapshot(self) -> Snapshot:
+        """Read /proc in a thread; what is returned was begun after the call. A checkpoint."""
+        asked = self._begun
+        async with self._lock:
+            if self._latest is None or self._taken <= asked:
+                self._begun += 1
+                number = self._begun
+                self._latest = await trio.to_thread.run_sync(scan, limiter=self._limiter)
+                self._taken = number
+            return self._latest
+
+    async def sweep(self, kin: Kin, *, limit_secs: float = SWEEP_LIMIT_SECS) -> Swept:
+        """Kill the members until a scan finds none alive, at most `limit_secs` long.
+
+        A checkpoint. Cancelled, it leaves alive whom it did not get to; whoever wants the promise kept shields it.
+        """
+        found: dict[tuple[int, int], str] = {}
+        pause = _FIRST_PAUSE_SECS
+        snapshot = await self.snapshot()  # before the limit: nobody is called dead unseen
+        alive = self._living(kin, snapshot)
+        with trio.move_on_after(limit_secs):  # noqa: ASYNC912 -- nothing to wait for if nobody is alive
+            while alive or snapshot.in_exec:
+                for process in alive:
+                    found[process.pid, process.start] = str(process)
+                    kill(process)
+                await trio.sleep(pause)
+                pause = min(pause * 2, _LAST_PAUSE_SECS)
+                snapshot = await self.snapshot()
+                alive = self._living(kin, snapshot)
+        return Swept(tuple(found.values()), tuple(str(process) for process in alive))
+
+    @staticmethod
+    def _living(kin: Kin, snapshot: Snapshot) -> list[ProcessInfo]:
+        """The members that are alive; the dead among them are reaped if that has fallen to us.
+
+        Where we are a subreaper (or PID 1), a run's orphans become our children, and nobody else waits for them. The
+        leader stays: its launcher reaps it, and until then holds its pid and so its group.
+        """
+        members = kin.members(snapshot)
+        for process in members:
+            if not process.alive and process.ppid == snapshot.own_pid and process.pid != kin.leader:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(process.pid, os.WNOHANG)
+        return [process for process in members if process.alive]
+
+
+def scan() -> Snapshot:
+    """Read all of /proc. Blocks for about 12 us a process, so call it in a thread."""
+    stats = {}
+    environs = {}
+    for entry in os.listdir("/proc"):  # noqa: PTH208 -- twice as fast as Path.iterdir
+        if entry.isdecimal():
+            stat = _read(f"/proc/{entry}/stat")
+            if stat is not None:
+                stats[int(entry)] = stat
+                environs[int(entry)] = _read(f"/proc/{entry}/environ")
+    in_exec = []
+    for pid, environ in environs.items():
+        if environ == b"" and (stat := _read(f"/proc/{pid}/stat")) is not None:
+            environs[pid] = _read(f"/proc/{pid}/environ")
+            if environs[pid] == b"" and _has_no_environment_yet(stat):
+                in_exec.append(pid)
+    processes = (_parse(pid, stat, environs[pid] or b"") for pid, stat in stats.items())
+    return Snapshot.of(processes, os.getpid(), in_exec)
+
+
+def start_time(pid: int) -> int:
+    """When the process began, in clock ticks since boot. ProcessLookupError when there is none of that pid."""
+    stat = _read(f"/proc/{pid}/stat")
+    if stat is None:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+    return int(_stat_fields(stat)[19])
+
+
+def kill(process: ProcessInfo) -> None:
+    """SIGKILL exactly this process; nothing happens when it has ended, though its pid may have a new owner."""
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
+        # The descriptor holds on to one process for good: if that one has the right start time, no other can be hit.
+        if start_time(process.pid) == process.start:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # ended meanwhile, or it changed its user: the next scan tells, and the sweep names who is left
+    finally:
+        os.close(pidfd)
+
+
+def _read(path: str) -> bytes | None:
+    """A file of /proc; None when its process is gone or not ours to read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except _GONE:
+        return None
+    try:
+        parts = []
+        while part := os.read(descriptor, 65536):
+            parts.append(part)
+        return b"".join(parts)
+    except _GONE:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _stat_fields(stat: bytes) -> list[bytes]:
+    """What follows the name (which may hold spaces and parentheses): proc_pid_stat(5), counted from state as 0."""
+    return stat[stat.rindex(b")") + 2 :].split()
+
+
+def _has_no_environment_yet(stat: bytes) -> bool:
+    """Whether it has memory (kernel threads have none) and the end of its environment in there is not set."""
+    fields = _stat_fields(stat)
+    return fields[20] != b"0" and fields[48] == b"0"
+
+
+def _parse(pid: int, stat: bytes, environ: bytes) -> ProcessInfo:
+    fields = _stat_fields(stat)
+    name = stat[stat.index(b"(") + 1 : stat.rindex(b")")].decode(errors="replace")
+    return ProcessInfo(
+        pid=pid,
+        ppid=int(fields[1]),
+        session=int(fields[3]),
+        start=int(fields[19]),
+        # A process whose first thread has ended while others go on is shown as a zombie too, but with more threads.
+        alive=fields[0] not in (b"Z", b"X") or int(fields[17]) > 1,
+        name="".join(char if char.isprintable() else "?" for char in name),
+        marks=_marks(environ),
+    )
+
+
+def _marks(environ: bytes) -> tuple[str, ...]:
+    key = f"{MARK}=".encode()
+    if key not in environ:
+        return ()
+    for word in environ.split(b"\0"):
+        if word.startswith(key):
+            return tuple(os.fsdecode(word[len(key) :]).split(":"))
+    return ()

@@ -1,0 +1,152 @@
+"""What is to be done: everything that `policy.decide` can order, and the answers of the admission gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from attrs import field, frozen
+
+from darkfactory.model.ends import Reason
+from darkfactory.model.events import Moment
+from darkfactory.model.fleet import AgentLayer
+
+
+class Cause(Enum):
+    """Why a run starts; the gate's queue holds at most one request for each agent and cause."""
+
+    ALWAYS_ON = "always_on"
+    CRON = "cron"
+    OPERATOR = "operator"
+    """A person, or the program that embeds the factory."""
+
+
+@frozen
+class Admit:
+    """The run starts."""
+
+    run_id: str
+
+
+@frozen
+class Queue:
+    """The run waits, and starts by itself when the reason is gone."""
+
+    reason: str
+    """A stable word, such as "max_concurrent_runs"."""
+    detail: str = ""
+
+
+@frozen
+class Refuse:
+    """The run does not start."""
+
+    reason: str
+    detail: str = ""
+
+
+Admission = Admit | Queue | Refuse
+
+
+@frozen
+class Resumed:
+    """What a resume found."""
+
+    was_held: bool
+
+
+class Severity(Enum):
+    """How loudly a record is logged; the values are structlog's method names."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@frozen
+class Record:
+    """Something worth remembering: it goes to the journal and to the log."""
+
+    kind: str
+    when: Moment
+    severity: Severity = Severity.INFO
+    data: Mapping[str, Any] = field(factory=dict)
+    """JSON values only."""
+    durable: bool = True
+    """It must be on the disk before what it tells of has effects outside."""
+
+
+@frozen
+class StartRun:
+    """Start a run once all records given so far are durable."""
+
+    run_id: str
+    agent: str
+    layer: AgentLayer
+    cause: Cause
+    occurrence: datetime | None
+    attempt: int
+    """1 for the first try of a request."""
+
+
+@frozen
+class Stop:
+    """Why and how patiently a run is stopped."""
+
+    reason: Reason
+    grace_secs: float
+    """From SIGTERM to SIGKILL."""
+    detail: str = ""
+    lingered: bool = False
+    """It had said its result and did not go."""
+
+
+@frozen
+class StopRun:
+    """Cancel the run's scope."""
+
+    layer: AgentLayer
+    run_id: str
+    stop: Stop
+
+
+@frozen
+class StopAgent:
+    """Cancel the agent's scope, and with it the run in it."""
+
+    layer: AgentLayer
+    agent: str
+    run_id: str
+    stop: Stop
+
+
+@frozen
+class StopLayer:
+    """Cancel the layer's scope, and with it every run in it."""
+
+    layer: AgentLayer
+    stops: Mapping[str, Stop]
+    """For each of its runs, by run id."""
+
+
+@frozen
+class Answer:
+    """Tell an asker what became of the request."""
+
+    request: int
+    outcome: Admission | Resumed
+
+
+@frozen
+class Finish:
+    """The factory is done."""
+
+    exit_code: int
+    unreaped: tuple[str, ...] = ()
+    """What still lives, named."""
+
+
+Action = Record | StartRun | StopRun | StopAgent | StopLayer | Answer | Finish

@@ -1,0 +1,133 @@
+"""What happened: everything that the supervisor's inbox can hold.
+
+Every event says when, on both clocks, so that deciding about it needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from attrs import frozen
+
+from darkfactory.model.drift import CorrectionAction, DriftScore
+from darkfactory.model.ends import Verdict
+
+
+@frozen
+class Moment:
+    """One instant on both clocks."""
+
+    at: float
+    """Trio's clock, seconds: for delays. Its epoch changes with every start, and it stands still in suspend."""
+    utc: datetime
+    """Aware, in UTC: for calendars and the journal. It may be stepped."""
+
+
+@frozen
+class Event:
+    """The base: when it happened."""
+
+    when: Moment
+
+
+@frozen
+class Tick(Event):
+    """A deadline of the supervisor's own state has come."""
+
+
+@frozen
+class ScheduleEvent(Event):
+    """Something that the clock brings about."""
+
+
+@frozen
+class Spawn(ScheduleEvent):
+    """An occurrence of an agent's schedule is due."""
+
+    agent: str
+    occurrence: datetime
+    """The scheduled time, UTC; with the agent it is the key of everything that follows."""
+    first_missed: datetime | None = None
+    """The oldest of the occurrences that this one stands for; None when it stands for itself alone."""
+
+
+@frozen
+class ToolsChecked(Event):
+    """Which agents' programs cannot be found now; told when it changed."""
+
+    missing: Mapping[str, str]
+    """Agent name -> what was looked for and where."""
+
+
+@frozen
+class RunStarted(Event):
+    """A run's process exists."""
+
+    run_id: str
+    pid: int
+
+
+@frozen
+class OutputSeen(Event):
+    """A round of a run's output was read."""
+
+    run_id: str
+    output_bytes: int
+    """All so far, both streams."""
+    finished: bool
+    """Its terminal event is the last thing it said."""
+
+
+@frozen
+class OutputTruncated(Event):
+    """A run's output file shrank: the child truncated it, and what it held before is gone."""
+
+    run_id: str
+    stream: str
+
+
+@frozen
+class RunEnded(Event):
+    """A run is over: its processes are gone, its output is read, its verdict is made."""
+
+    run_id: str
+    verdict: Verdict
+    exit_code: int | None
+    """Minus the number of the signal that ended it; None when it never started or could not be reaped."""
+    unreaped: tuple[str, ...] = ()
+    """Processes of it that could not be ended, "PID NAME" each."""
+
+
+@frozen
+class DriftAlert(Event):
+    """An agent drifts."""
+
+    agent_name: str
+    drift_score: DriftScore
+    recommended_action: CorrectionAction
+
+
+@frozen
+class StartAsked(Event):
+    """A person or a program wants an agent to run."""
+
+    agent: str
+    request: int
+    """Names the asker, who gets an `actions.Answer` with this number."""
+
+
+@frozen
+class ResumeAsked(Event):
+    """A person ends an agent's hold."""
+
+    agent: str
+    request: int
+
+
+@frozen
+class ShutdownAsked(Event):
+    """Stop the factory in order; asked again with `kill`, at once."""
+
+    why: str
+    kill: bool = False

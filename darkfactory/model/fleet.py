@@ -1,0 +1,202 @@
+"""What the operator declared. The fleet file is read into these values once; nothing here changes while it runs.
+
+Durations are float seconds on keys ending in `_secs`, sizes are int bytes on keys ending in `_bytes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from attrs import field, frozen
+
+
+class AgentLayer(Enum):
+    """The three layers of a fleet; the value is the word used in TOML, logs and tables."""
+
+    SAFETY = "Safety"
+    """Always on."""
+    CORE = "Core"
+    """Started by its cron schedule."""
+    GROWTH = "Growth"
+    """Started on demand."""
+
+
+STOP_ORDER = (AgentLayer.GROWTH, AgentLayer.CORE, AgentLayer.SAFETY)
+"""The order in which a shutdown stops the layers; inside a layer everything stops at once."""
+
+
+class Overlap(Enum):
+    """What a cron occurrence does while the agent's former run still lives."""
+
+    SKIP = "skip"
+    """Nothing; the skip is journalled."""
+    QUEUE = "queue"
+    """It waits for the run's end; only the newest occurrence is kept."""
+    RESTART = "restart"
+    """It stops the old run (reason "cancelled") and starts when that has ended."""
+
+
+class PromptVia(Enum):
+    """How a tool is given its task."""
+
+    STDIN = "stdin"
+    """The prompt file is its standard input."""
+    ARG = "arg"
+    """The prompt is its last argument."""
+    FILE = "file"
+    """The prompt file's path is its last argument."""
+
+
+BUILTIN_TOOLS = ("bash", "claude", "codex", "demo")
+"""The names that `cli_tool` takes without a `[tools.X]`; each has its adapter in `darkfactory.tools`."""
+
+
+@frozen(repr=False)
+class Secret:
+    """A string that no repr, log, argv or journal shows."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+
+@frozen
+class LayerConfig:
+    """How the agents of one layer are restarted (`[layers.X]`)."""
+
+    max_restarts: int = 5
+    """Restart intensity: bad ends within `period_secs` beyond which the agent is held, counted per agent."""
+    period_secs: float = 600.0
+    backoff_secs: float = 1.0
+    """The first delay; it doubles with every bad end that is still inside the period."""
+    backoff_max_secs: float = 300.0
+    backoff_jitter: float = 0.1
+    """Up to this fraction is added to each delay, so that agents that died together do not return together."""
+    success_cooldown_secs: float = 60.0
+    """How long an always-on agent rests after it succeeded."""
+
+
+@frozen
+class NightwatchConfig:
+    """Where drift scores become correction levels; lower edges are inclusive (`[nightwatch]`)."""
+
+    eval_interval_secs: float = 300.0
+    minor_threshold: float = 0.10
+    moderate_threshold: float = 0.20
+    severe_threshold: float = 0.40
+    critical_threshold: float = 0.70
+    moderate_finish_secs: float = 600.0
+    """How long a run may go on after a Moderate correction was asked for."""
+
+
+@frozen
+class CompoundReviewConfig:
+    """The nightly review (`[compound_review]`)."""
+
+    schedule: str
+    repo_path: Path
+    max_duration_secs: float = 1800.0
+    create_prs: bool = False
+
+
+@frozen
+class ToolConfig:
+    """A program of the operator's own that agents may name as their `cli_tool` (`[tools.X]`)."""
+
+    argv: tuple[str, ...]
+    prompt: PromptVia = PromptVia.STDIN
+
+
+DEFAULT_ENV_PASS = ("PATH", "HOME", "LANG", "LC_*", "TZ", "TMPDIR")
+"""Environment variables that every agent inherits; a trailing `*` matches any ending."""
+
+
+@frozen
+class AgentDefinition:
+    """One agent of the fleet (`[[agents]]`)."""
+
+    name: str
+    """Unique, and safe as a file name: letters, digits, `.`, `_`, `-`; no leading dot; 64 characters at most."""
+    layer: AgentLayer
+    cli_tool: str
+    """A built-in tool's name, the path of one, or a key of `[tools]`."""
+    task: str
+    """The prompt; for `bash` the script."""
+    schedule: str | None = None
+    """A cron expression: required in Core, refused elsewhere."""
+    capabilities: tuple[str, ...] = ()
+    max_memory_bytes: int | None = None
+    """None means no limit."""
+    enabled: bool = True
+    model: str | None = None
+    """None means the tool's own default."""
+    args: tuple[str, ...] = ()
+    """Appended to the tool's arguments."""
+    env: Mapping[str, Secret] = field(factory=dict)
+    env_pass: tuple[str, ...] = DEFAULT_ENV_PASS
+    timeout_secs: float | None = field()
+    """Longest life of a run; None means none. The default is two hours, and none in Safety."""
+    start_timeout_secs: float = 120.0
+    """Longest time to the first output, for tools that announce themselves."""
+    stall_timeout_secs: float = 900.0
+    """Longest silence between two outputs."""
+    linger_secs: float = 15.0
+    """How long the process may live on after its terminal event."""
+    grace_secs: float = 5.0
+    """Between SIGTERM and SIGKILL."""
+    retries: int = 0
+    """More attempts of one occurrence after bad ends (Core, Growth)."""
+    overlap: Overlap = Overlap.SKIP
+    catchup_secs: float = 3600.0
+    """The oldest a missed occurrence may be when it would start."""
+    jitter_secs: float = 0.0
+    """Occurrences start up to this much later, by an amount fixed by agent and occurrence."""
+    max_runs_per_day: int | None = None
+    """Per civil day of the fleet's zone; None means no limit."""
+    max_output_bytes: int = 256 * 1024**2
+
+    @timeout_secs.default
+    def _timeout_by_layer(self) -> float | None:
+        return None if self.layer is AgentLayer.SAFETY else 7200.0
+
+
+def _one_per_layer() -> Mapping[AgentLayer, LayerConfig]:
+    return {layer: LayerConfig() for layer in AgentLayer}
+
+
+@frozen
+class OrchestratorConfig:
+    """A whole fleet, validated: every reference resolves, every limit makes sense.
+
+    Made by `darkfactory.load_config` from TOML, or by hand in an embedding program and in tests; made by hand it is
+    checked for what the types cannot say when the factory opens.
+    """
+
+    working_dir: Path
+    """Where the agents run; absolute."""
+    agents: tuple[AgentDefinition, ...] = ()
+    nightwatch: NightwatchConfig = field(factory=NightwatchConfig)
+    compound_review: CompoundReviewConfig | None = None
+    """None where the fleet file has no such section."""
+    name: str = "fleet"
+    timezone: ZoneInfo = field(factory=lambda: ZoneInfo("UTC"))
+    """Schedules and calendar days are meant in this zone."""
+    state_dir: Path | None = None
+    """None means `darkfactory/<name>` in the user's state directory."""
+    max_concurrent_runs: int = 10
+    shutdown_grace_secs: float = 10.0
+    layers: Mapping[AgentLayer, LayerConfig] = field(factory=_one_per_layer)
+    tools: Mapping[str, ToolConfig] = field(factory=dict)
+    source: Path | None = None
+    """The fleet file, resolved; None for a fleet made in a program."""
+
+    def agent(self, name: str) -> AgentDefinition:
+        """The agent of that name; KeyError when there is none."""
+        for definition in self.agents:
+            if definition.name == name:
+                return definition
+        raise KeyError(name)

@@ -1,0 +1,169 @@
+"""What the supervisor knows. `policy.decide` makes a new one from each event; nobody else changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from enum import Enum
+from math import inf
+
+from attrs import field, frozen
+
+from darkfactory.model.actions import Cause, Stop
+from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig
+
+
+class Phase(Enum):
+    """Where a run stands between its admission and its verdict."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+
+
+@frozen
+class Run:
+    """A run from its admission to its verdict. Times are Trio seconds."""
+
+    id: str
+    agent: str
+    layer: AgentLayer
+    cause: Cause
+    occurrence: datetime | None
+    attempt: int
+    since: float
+    phase: Phase = Phase.STARTING
+    pid: int | None = None
+    last_output: float | None = None
+    """None until it printed something."""
+    output_bytes: int = 0
+    finished_at: float | None = None
+    """When its terminal event was seen; None as long as it has more to say."""
+    renew_at: float | None = None
+    """Where a Moderate correction set its deadline."""
+    stop: Stop | None = None
+    """Set with phase STOPPING."""
+
+
+@frozen
+class Request:
+    """A run that is wanted and waits at the gate."""
+
+    agent: str
+    cause: Cause
+    asked: datetime
+    """UTC; requests older than their TTL are dropped."""
+    occurrence: datetime | None = None
+    attempt: int = 1
+    not_before: float = -inf
+    """Trio seconds."""
+    delayed_by: str = "backoff"
+    """What `not_before` comes from: backoff, cooldown or jitter."""
+    waits_for: str | None = None
+    """The reason that was last recorded for its waiting; None before the gate saw it."""
+
+    @property
+    def key(self) -> tuple[str, Cause]:
+        """What the queue dedupes by."""
+        return (self.agent, self.cause)
+
+
+@frozen
+class Hold:
+    """A durable stop of one agent that only a person ends."""
+
+    reason: str
+    """crash_loop or drift."""
+    since: datetime
+    detail: str = ""
+
+
+@frozen
+class AgentState:
+    """One agent. Times are Trio seconds unless a field says UTC."""
+
+    definition: AgentDefinition
+    announces: bool
+    """Its tool prints something as soon as it is up."""
+    run: Run | None = None
+    hold: Hold | None = None
+    missing: str | None = None
+    """Why its program cannot be started; None while it can."""
+    refused: str | None = None
+    """The reason of the last refusal that was recorded, until something is admitted or queued again."""
+    cursor: datetime | None = None
+    """UTC: the newest occurrence that was dealt with, or when its schedule was armed; None without a schedule."""
+    bad_ends: tuple[float, ...] = ()
+    """The ends that count against the restart intensity, oldest first, within the period."""
+    begun: int = 0
+    """Runs admitted since the factory started."""
+    restarts: int = 0
+    """Those of them that came after an earlier run of the same request, or of an always-on agent."""
+    runs_on: tuple[date, int] | None = None
+    """The civil day of the last admission and how many there were on it."""
+    wake_at: float = inf
+    """Its entry in `State.wakes`; never later than its next deadline."""
+
+
+@frozen
+class Stopping:
+    """The factory stops, layer by layer."""
+
+    why: str
+    stop_by: float
+    """When the last grace is over."""
+    bound_at: float
+    """When we no longer wait."""
+    layer: AgentLayer | None = None
+    """The one being stopped now."""
+    unreaped: tuple[str, ...] = ()
+    """Processes of ended runs that could not be ended, "PID NAME" each."""
+    killed: bool = False
+    finished: bool = False
+    """`Finish` was ordered."""
+
+
+@frozen
+class State:
+    """The whole factory, as the supervisor sees it. The collections are never changed in place."""
+
+    config: OrchestratorConfig
+    agents: Mapping[str, AgentState]
+    """In the order of the fleet file."""
+    runs: Mapping[str, str] = field(factory=dict)
+    """Run id -> agent, for every run without a verdict."""
+    queue: tuple[Request, ...] = ()
+    """FIFO; at most one for each (agent, cause)."""
+    stopping: Stopping | None = None
+    looked_at: bool = False
+    """It is known which programs there are, and every agent was reconciled once."""
+    wakes: tuple[tuple[float, str], ...] = ()
+    """A heap of (instant, agent): when an agent must be looked at next, at the latest."""
+    sweep_at: float = inf
+    """When every agent is looked at again, event or not."""
+    seed: int = 0
+    """Makes run ids and jitter, so that one seed and one history give one future."""
+    begun: int = 0
+    """Runs admitted so far."""
+
+    def next_deadline(self) -> float:
+        """Trio seconds; never inf while the factory runs."""
+        wake = self.wakes[0][0] if self.wakes else inf
+        bound = self.stopping.bound_at if self.stopping else inf
+        return min(wake, self.sweep_at, bound)
+
+
+@frozen
+class Durable:
+    """What outlives the process: the fold of the journal. Times are UTC."""
+
+    cursors: Mapping[str, tuple[str, datetime]] = field(factory=dict)
+    """Agent -> its schedule's text and the newest occurrence dealt with."""
+    holds: Mapping[str, Hold] = field(factory=dict)
+    bad_ends: Mapping[str, tuple[datetime, ...]] = field(factory=dict)
+    """Oldest first; not yet cut to the period, which the configuration may have changed."""
+    pending: Mapping[tuple[str, Cause], tuple[datetime, datetime | None, int]] = field(factory=dict)
+    """(agent, cause) -> asked, occurrence, attempt: accepted and neither begun nor dropped."""
+    alive: Mapping[str, str] = field(factory=dict)
+    """Run id -> agent: begun and without a verdict."""
+    runs_on: Mapping[str, tuple[date, int]] = field(factory=dict)

@@ -1,0 +1,1 @@
+"""Decisions only: pure functions of what is known and what happened. No clock, no I/O, no Trio."""

@@ -1,0 +1,82 @@
+"""The admission gate: the one place that says whether a run may start now.
+
+Every way to start a run (always-on, cron, operator) asks here, and every answer but Admit carries a reason that the
+journal, the log and the status show.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from attrs import frozen
+
+from darkfactory.model.actions import Cause, Queue, Refuse
+from darkfactory.model.events import Moment
+from darkfactory.model.fleet import AgentLayer, OrchestratorConfig
+from darkfactory.model.state import AgentState, Request
+
+REQUEST_TTL_SECS: Final = 3600.0
+"""How long an operator's request and a retry may wait. (An occurrence has `catchup_secs`; always-on never ends.)"""
+
+ON_TIME_SECS: Final = 5.0
+"""An occurrence this late counts as on time, whatever `catchup_secs` says: a busy machine is no misfire."""
+
+EARLY_SECS: Final = 0.001
+"""A sleep may end one rounding error early (measured on mock clocks); deadlines this near have come."""
+
+
+@frozen
+class Surroundings:
+    """What the gate looks at besides the agent and its request."""
+
+    config: OrchestratorConfig
+    when: Moment
+    live_runs: int
+    """Runs without a verdict, of all agents."""
+
+
+def admit(agent: AgentState, request: Request, around: Surroundings) -> Queue | Refuse | None:
+    """None admits. Refusals come first, then what can be waited for."""
+    return _refusal(agent, request, around) or _lateness(agent, request, around.when) or _wait(agent, request, around)
+
+
+def _refusal(agent: AgentState, request: Request, around: Surroundings) -> Refuse | None:
+    definition = agent.definition
+    if not definition.enabled:
+        return Refuse("disabled", "enabled = false in the fleet file")
+    if agent.hold is not None:
+        since = agent.hold.since.isoformat(timespec="seconds")
+        return Refuse("held", f"held since {since} ({agent.hold.reason}); a person must resume it")
+    if agent.missing is not None:
+        return Refuse("tool_missing", agent.missing)
+    if request.cause is Cause.OPERATOR and definition.layer is AgentLayer.SAFETY:
+        return Refuse("always_on", "an agent of the Safety layer is started by the factory alone")
+    limit = definition.max_runs_per_day
+    today = around.when.utc.astimezone(around.config.timezone).date()
+    if limit is not None and agent.runs_on is not None and agent.runs_on[0] == today and agent.runs_on[1] >= limit:
+        return Refuse("max_runs_per_day", f"{limit} runs were started on {today}")
+    return None
+
+
+def _lateness(agent: AgentState, request: Request, when: Moment) -> Refuse | None:
+    definition = agent.definition
+    if request.cause is Cause.ALWAYS_ON:
+        return None
+    if request.occurrence is not None and request.attempt == 1:
+        allowed = max(definition.catchup_secs, ON_TIME_SECS) + definition.jitter_secs
+        if when.utc - request.occurrence > timedelta(seconds=allowed):
+            return Refuse("missed", f"older than catchup_secs ({definition.catchup_secs:g}) when it could start")
+    elif when.utc - request.asked > timedelta(seconds=REQUEST_TTL_SECS):
+        return Refuse("expired", f"waited longer than {REQUEST_TTL_SECS:g} s")
+    return None
+
+
+def _wait(agent: AgentState, request: Request, around: Surroundings) -> Queue | None:
+    if agent.run is not None:
+        return Queue("own_run", f"its run {agent.run.id} lives")
+    if request.not_before > around.when.at + EARLY_SECS:
+        return Queue(request.delayed_by, f"for {request.not_before - around.when.at:.1f} s")
+    if around.live_runs >= around.config.max_concurrent_runs:
+        return Queue("max_concurrent_runs", f"{around.live_runs} runs live")
+    return None

@@ -1,0 +1,306 @@
+"""The whole of deciding: `decide(state, event) -> (state, actions)`.
+
+One funnel for everything that happens. Each event changes what it tells of; then the agents it touched, and those
+whose deadline has come, are reconciled, and the queue goes through the gate. Nothing here waits, reads a clock or
+draws a random number, so a history can be replayed and a year can be tested in a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+from typing import Final
+
+from attrs import evolve
+
+from darkfactory.model import actions, events
+from darkfactory.model.actions import Action, Cause, Queue, Refuse, Severity
+from darkfactory.model.ends import Reason
+from darkfactory.model.events import Event, Moment
+from darkfactory.model.fleet import OrchestratorConfig, Overlap
+from darkfactory.model.state import AgentState, Durable, Phase, Request, Run, State
+from darkfactory.policy import admission, correction, restart, shutdown
+from darkfactory.policy.chance import fraction
+from darkfactory.policy.draft import Draft
+from darkfactory.policy.history import timestamp
+from darkfactory.policy.reconcile import ask_gate, drop, enqueue, reconcile, stop_run
+from darkfactory.policy.restart import Again
+
+SWEEP_SECS: Final = 60.0
+"""How often every agent is looked at although nothing happened to it."""
+
+
+def initial(
+    config: OrchestratorConfig,
+    durable: Durable,
+    when: Moment,
+    *,
+    seed: int = 0,
+    announcing: Collection[str] = (),
+    resume: Collection[str] = (),
+) -> tuple[State, tuple[Action, ...]]:
+    """The state at the start: what is declared, and what the journal remembers of it.
+
+    Runs that were alive become lost, new schedules begin now, and nothing starts yet: that takes the first
+    `ToolsChecked`, which tells what can start at all. `announcing` names the agents whose tools announce themselves,
+    `resume` those whose hold a person ends with this start.
+    """
+    draft = Draft.of(State(config, {}, sweep_at=when.at + SWEEP_SECS, seed=seed), when)
+    forgotten: set[tuple[str, Cause]] = set()
+    for definition in config.agents:
+        ages = ((when.utc - end).total_seconds() for end in durable.bad_ends.get(definition.name, ()))
+        # an end that the stepped clock puts into the future happened before now all the same
+        bad_ends = tuple(when.at - max(age, 0.0) for age in ages)
+        draft.agents[definition.name] = AgentState(
+            definition,
+            announces=definition.name in announcing,
+            hold=durable.holds.get(definition.name),
+            bad_ends=restart.within_period(bad_ends, config.layers[definition.layer], when.at),
+            runs_on=durable.runs_on.get(definition.name),
+        )
+        if not _arm(draft, definition.name, durable):
+            forgotten.add((definition.name, Cause.CRON))
+    for run_id, name in durable.alive.items():
+        draft.record("run_ended", Severity.WARNING, run=run_id, agent=name, reason=Reason.LOST.value)
+    for (name, cause), (asked, occurrence, attempt) in durable.pending.items():
+        if name in draft.agents and (name, cause) not in forgotten:
+            draft.queue.append(Request(name, cause, asked, occurrence, attempt))
+    for name in resume:
+        _resume(draft, name)
+    unknown = {name for name in (*durable.cursors, *durable.holds) if name not in draft.agents}
+    if unknown:
+        draft.record("state_kept", durable=False, agents=sorted(unknown), detail="no longer declared")
+    return draft.done()
+
+
+def _arm(draft: Draft, name: str, durable: Durable) -> bool:
+    """Set the cron cursor: where the journal left it (True), or now for a schedule that is new or was changed."""
+    definition = draft.agents[name].definition
+    before = durable.cursors.get(name)
+    if definition.schedule is None or not definition.enabled:
+        if before is not None:
+            draft.record("schedule_disarmed", agent=name)
+        return False
+    if before is not None and before[0] == definition.schedule:
+        draft.change(name, cursor=before[1])
+        return True
+    draft.change(name, cursor=draft.when.utc)
+    draft.record("schedule_armed", agent=name, schedule=definition.schedule)
+    return False
+
+
+def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
+    """What the factory knows and does after `event`."""
+    draft = Draft.of(state, event.when)
+    match event:
+        case events.Tick():
+            pass
+        case events.ToolsChecked():
+            _tools_checked(draft, event)
+        case events.Spawn():
+            _occurrence(draft, event)
+        case events.RunStarted():
+            _run_started(draft, event)
+        case events.OutputSeen():
+            _output_seen(draft, event)
+        case events.OutputTruncated():
+            draft.record("output_truncated", Severity.WARNING, durable=False, run=event.run_id, stream=event.stream)
+        case events.RunEnded():
+            _run_ended(draft, event)
+        case events.DriftAlert():
+            correction.correct(draft, event)
+        case events.StartAsked():
+            _start_asked(draft, event)
+        case events.ResumeAsked():
+            _resume_asked(draft, event)
+        case events.ShutdownAsked():
+            shutdown.ask(draft, event)
+        case _:
+            raise TypeError(f"nobody decides about {type(event).__name__}")
+    _deadlines(draft)
+    reconcile(draft)
+    _answer(draft, event)
+    shutdown.step(draft)
+    return draft.done()
+
+
+def _deadlines(draft: Draft) -> None:
+    at = draft.when.at + admission.EARLY_SECS
+    if draft.wakes and draft.wakes[0][0] <= at:
+        draft.take_wakes(at)
+        draft.gate_moved = True
+    if draft.sweep_at <= at:
+        draft.sweep_at = draft.when.at + SWEEP_SECS
+        draft.touched.update(dict.fromkeys(draft.agents))
+        draft.gate_moved = True
+
+
+def _tools_checked(draft: Draft, event: events.ToolsChecked) -> None:
+    for name, agent in draft.agents.items():
+        missing = event.missing.get(name)
+        if missing == agent.missing:
+            continue
+        if missing is not None:
+            # the record of the refusal too: the gate need not say the same again
+            draft.change(name, missing=missing, refused="tool_missing")
+            draft.record("tool_missing", Severity.WARNING, durable=False, agent=name, detail=missing)
+        else:
+            draft.change(name, missing=None)
+            draft.record("tool_found", durable=False, agent=name)
+    draft.looked_at = True
+    draft.touched.update(dict.fromkeys(draft.agents))
+    draft.gate_moved = True
+
+
+def _occurrence(draft: Draft, event: events.Spawn) -> None:
+    agent = draft.agents.get(event.agent)
+    if agent is None or agent.cursor is None or event.occurrence <= agent.cursor or draft.stopping is not None:
+        return  # dealt with already; or, while stopping, left to the next start
+    name = event.agent
+    jitter = agent.definition.jitter_secs * fraction("jitter", name, timestamp(event.occurrence))
+    not_before = draft.when.at + jitter
+    request = Request(name, Cause.CRON, draft.when.utc, event.occurrence, not_before=not_before, delayed_by="jitter")
+    superseded = _take_from_queue(draft, name, Cause.CRON)
+    if superseded is not None:
+        drop(draft, superseded, Refuse("superseded", "a newer occurrence came while it waited"))
+        request = evolve(request, not_before=min(request.not_before, superseded.not_before))
+    draft.change(name, cursor=event.occurrence)
+    draft.record(
+        "occurrence",
+        agent=name,
+        occurrence=timestamp(event.occurrence),
+        first_missed=timestamp(event.first_missed) if event.first_missed else None,
+    )
+    if agent.run is not None and agent.definition.overlap is Overlap.SKIP:
+        drop(draft, request, Refuse("overlap", f"its run {agent.run.id} lives"))
+        return
+    restarts = agent.definition.overlap is Overlap.RESTART and not isinstance(ask_gate(draft, request), Refuse)
+    if agent.run is not None and restarts:  # nothing is stopped for an occurrence that could not start
+        stop_run(draft, agent.run, Reason.CANCELLED, "a newer occurrence of its schedule has come")
+    draft.queue.append(request)
+    draft.gate_moved = True
+
+
+def _take_from_queue(draft: Draft, name: str, cause: Cause) -> Request | None:
+    for index, request in enumerate(draft.queue):
+        if request.key == (name, cause):
+            return draft.queue.pop(index)
+    return None
+
+
+def _run_started(draft: Draft, event: events.RunStarted) -> None:
+    run = draft.run(event.run_id)
+    if run is None:
+        return
+    phase = Phase.RUNNING if run.phase is Phase.STARTING else run.phase
+    draft.change_run(run, phase=phase, pid=event.pid)
+    draft.record("run_started", durable=False, run=run.id, agent=run.agent, pid=event.pid)
+
+
+def _output_seen(draft: Draft, event: events.OutputSeen) -> None:
+    run = draft.run(event.run_id)
+    if run is None:
+        return
+    at = event.when.at
+    run = draft.change_run(
+        run, last_output=at, output_bytes=event.output_bytes, finished_at=at if event.finished else None
+    )
+    limit = draft.agents[run.agent].definition.max_output_bytes
+    if event.output_bytes > limit:
+        stop_run(draft, run, Reason.OUTPUT_LIMIT, f"wrote more than max_output_bytes ({limit})")
+
+
+def _run_ended(draft: Draft, event: events.RunEnded) -> None:
+    run = draft.run(event.run_id)
+    if run is None:
+        return
+    agent = draft.agents[run.agent]
+    verdict = event.verdict
+    del draft.runs[run.id]
+    draft.record(
+        "run_ended",
+        Severity.WARNING if restart.AFTER[verdict.reason].counts else Severity.INFO,
+        run=run.id,
+        agent=run.agent,
+        reason=verdict.reason.value,
+        detail=verdict.detail or None,
+        exit_code=event.exit_code,
+        secs=round(event.when.at - run.since, 3),
+        output_bytes=run.output_bytes,
+        hung_after_result=verdict.hung_after_result or None,
+        no_evidence=verdict.no_evidence or None,
+        unreaped=list(event.unreaped) or None,
+    )
+    if draft.stopping is not None and event.unreaped:
+        draft.stopping = evolve(draft.stopping, unreaped=draft.stopping.unreaped + event.unreaped)
+    layer = draft.config.layers[run.layer]
+    bad_ends = restart.within_period(agent.bad_ends, layer, event.when.at)
+    if restart.AFTER[verdict.reason].counts:
+        bad_ends += (event.when.at,)
+    draft.change(run.agent, run=None, bad_ends=bad_ends)
+    draft.gate_moved = True
+    if restart.AFTER[verdict.reason].counts and restart.exceeds_intensity(bad_ends, layer):
+        if agent.hold is None:
+            detail = f"{len(bad_ends)} bad ends within {layer.period_secs:g} s, the last: {verdict.detail}"
+            correction.hold(draft, run.agent, "crash_loop", detail)
+    elif agent.hold is None:
+        _plan_again(draft, run, verdict.reason, len(bad_ends))
+
+
+def _plan_again(draft: Draft, run: Run, reason: Reason, bad_ends: int) -> None:
+    definition = draft.agents[run.agent].definition
+    layer = draft.config.layers[run.layer]
+    match restart.after(reason, run.layer):
+        case Again.NO | Again.RECONCILED:
+            return
+        case Again.COOLED:
+            delay, delayed_by = layer.success_cooldown_secs, "cooldown"
+        case Again.RETRIED if run.attempt > definition.retries:
+            return
+        case Again.BACKED_OFF | Again.RETRIED | Again.REPEATED:
+            delay = restart.backoff(bad_ends, layer, fraction(draft.seed, "backoff", run.id))
+            delayed_by = "backoff"
+    if any(request.key == (run.agent, run.cause) for request in draft.queue):
+        return  # a newer occurrence or request waits already
+    request = Request(
+        run.agent,
+        run.cause,
+        asked=draft.when.utc + timedelta(seconds=delay),
+        occurrence=run.occurrence,
+        attempt=1 if run.cause is Cause.ALWAYS_ON else run.attempt + 1,
+        not_before=draft.when.at + delay,
+        delayed_by=delayed_by,
+    )
+    enqueue(draft, request, Queue(delayed_by, f"for {delay:.1f} s"))
+
+
+def _start_asked(draft: Draft, event: events.StartAsked) -> None:
+    key = (event.agent, Cause.OPERATOR)
+    if draft.stopping is not None:
+        draft.outcomes[key] = Refuse("stopping", "the factory stops")
+    elif any(request.key == key for request in draft.queue):
+        draft.outcomes[key] = Queue("already_queued", "an earlier request of the same kind waits")
+    elif draft.looked_at:
+        draft.queue.append(Request(event.agent, Cause.OPERATOR, draft.when.utc))
+        draft.gate_moved = True
+    else:
+        draft.outcomes[key] = starting = Queue("starting", "the factory is starting")
+        enqueue(draft, Request(event.agent, Cause.OPERATOR, draft.when.utc), starting)
+
+
+def _resume_asked(draft: Draft, event: events.ResumeAsked) -> None:
+    draft.actions.append(actions.Answer(event.request, actions.Resumed(was_held=_resume(draft, event.agent))))
+
+
+def _resume(draft: Draft, name: str) -> bool:
+    if draft.agents[name].hold is None:
+        return False
+    draft.change(name, hold=None, bad_ends=(), refused=None)
+    draft.record("resumed", agent=name)
+    draft.gate_moved = True
+    return True
+
+
+def _answer(draft: Draft, event: Event) -> None:
+    if isinstance(event, events.StartAsked):
+        draft.actions.append(actions.Answer(event.request, draft.outcomes[event.agent, Cause.OPERATOR]))

@@ -1,0 +1,120 @@
+"""The state while it is being decided about.
+
+`State` is never changed in place, but one event may change it in many small steps. A draft copies its collections
+once, collects those steps and the actions that they call for, and becomes the next state.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from math import inf
+from typing import Any
+
+from attrs import define, evolve, field
+
+from darkfactory.model.actions import Action, Admission, Record, Severity
+from darkfactory.model.events import Moment
+from darkfactory.model.fleet import OrchestratorConfig
+from darkfactory.model.state import AgentState, Request, Run, State, Stopping
+
+
+@define(eq=False)
+class Draft:
+    """A state in the making, at one moment. Nobody keeps one."""
+
+    when: Moment
+    config: OrchestratorConfig
+    agents: dict[str, AgentState]
+    runs: dict[str, str]
+    queue: list[Request]
+    stopping: Stopping | None
+    looked_at: bool
+    wakes: list[tuple[float, str]]
+    sweep_at: float
+    seed: int
+    begun: int
+    actions: list[Action] = field(factory=list)
+    touched: dict[str, None] = field(factory=dict)
+    """Agents to reconcile before this draft is done, in the order they were touched."""
+    gate_moved: bool = False
+    """Something that the gate looks at has changed."""
+    outcomes: dict[tuple[str, object], Admission] = field(factory=dict)
+    """What the gate last said, by the request's key."""
+
+    @classmethod
+    def of(cls, state: State, when: Moment) -> Draft:
+        """A draft that as yet equals `state`."""
+        return cls(
+            when=when,
+            config=state.config,
+            agents=dict(state.agents),
+            runs=dict(state.runs),
+            queue=list(state.queue),
+            stopping=state.stopping,
+            looked_at=state.looked_at,
+            wakes=list(state.wakes),
+            sweep_at=state.sweep_at,
+            seed=state.seed,
+            begun=state.begun,
+        )
+
+    def done(self) -> tuple[State, tuple[Action, ...]]:
+        """The state that was made, and what is to be done."""
+        state = State(
+            config=self.config,
+            agents=self.agents,
+            runs=self.runs,
+            queue=tuple(self.queue),
+            stopping=self.stopping,
+            looked_at=self.looked_at,
+            wakes=tuple(self.wakes),
+            sweep_at=self.sweep_at,
+            seed=self.seed,
+            begun=self.begun,
+        )
+        return state, tuple(self.actions)
+
+    def record(self, kind: str, severity: Severity = Severity.INFO, *, durable: bool = True, **data: Any) -> None:
+        """Journal and log something; None values are left out."""
+        told = {key: value for key, value in data.items() if value is not None}
+        self.actions.append(Record(kind, self.when, severity, told, durable))
+
+    def change(self, name: str, **changes: Any) -> AgentState:
+        """Change fields of an agent and have it reconciled; the changed agent."""
+        self.touched[name] = None
+        agent = self.agents[name] = evolve(self.agents[name], **changes)
+        return agent
+
+    def change_run(self, run: Run, **changes: Any) -> Run:
+        """Change fields of the run that its agent has now; the changed run."""
+        changed = evolve(run, **changes)
+        self.change(run.agent, run=changed)
+        return changed
+
+    def run(self, run_id: str) -> Run | None:
+        """The run of that id; None when it has its verdict already."""
+        name = self.runs.get(run_id)
+        return None if name is None else self.agents[name].run
+
+    def live(self) -> Iterable[Run]:
+        """Every run without a verdict."""
+        runs = (self.agents[name].run for name in self.runs.values())
+        return [run for run in runs if run is not None]
+
+    def wake(self, name: str, at: float) -> None:
+        """Have the agent looked at again at `at`, unless it will be sooner.
+
+        An entry that turns out too early costs one look and is renewed; so output, which moves a run's deadline on
+        with every line, does not touch the heap.
+        """
+        if at < self.agents[name].wake_at:
+            self.agents[name] = evolve(self.agents[name], wake_at=at)
+            heapq.heappush(self.wakes, (at, name))
+
+    def take_wakes(self, until: float) -> None:
+        """Touch every agent whose entry has come."""
+        while self.wakes and self.wakes[0][0] <= until:
+            at, name = heapq.heappop(self.wakes)
+            if at == self.agents[name].wake_at:  # else an earlier entry has been pushed meanwhile
+                self.change(name, wake_at=inf)

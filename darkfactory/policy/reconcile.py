@@ -1,0 +1,182 @@
+"""Wanted against actual: the steps that bring an agent to where it should be, and the queue through the gate.
+
+Level, not edge: each step looks at what is, not at what just happened, so an event that was missed costs a delay
+until the next look and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from attrs import evolve
+
+from darkfactory.model.actions import Admit as Admitted
+from darkfactory.model.actions import Cause, Queue, Refuse, Severity, StartRun, Stop, StopRun
+from darkfactory.model.ends import Reason
+from darkfactory.model.fleet import AgentLayer
+from darkfactory.model.state import Phase, Request, Run
+from darkfactory.policy import admission, limits
+from darkfactory.policy.chance import token
+from darkfactory.policy.draft import Draft
+from darkfactory.policy.history import timestamp
+
+
+def reconcile(draft: Draft) -> None:
+    """Look at every touched agent, then send the queue through the gate if anything moved there."""
+    while draft.touched:
+        touched, draft.touched = draft.touched, {}
+        for name in touched:
+            _reconcile_agent(draft, name)
+    if draft.gate_moved and draft.looked_at and draft.stopping is None:
+        draft.gate_moved = False
+        _pass_gate(draft)
+
+
+def _reconcile_agent(draft: Draft, name: str) -> None:
+    agent = draft.agents[name]
+    if agent.run is not None:
+        limit = limits.next_limit(agent.run, agent.definition, announces=agent.announces)
+        if limit is None:
+            return
+        if limit.at <= draft.when.at + admission.EARLY_SECS:
+            stop_run(draft, agent.run, limit.reason, limit.detail, lingered=limit.lingered)
+        else:
+            draft.wake(name, limit.at)
+    elif agent.definition.layer is AgentLayer.SAFETY and draft.stopping is None:
+        if not any(request.key == (name, Cause.ALWAYS_ON) for request in draft.queue):
+            draft.queue.append(Request(name, Cause.ALWAYS_ON, asked=draft.when.utc))
+        draft.gate_moved = True
+
+
+def stop_run(draft: Draft, run: Run, reason: Reason, detail: str, *, lingered: bool = False) -> None:
+    """Have a run stopped; one that is being stopped already keeps its first reason."""
+    if run.phase is Phase.STOPPING:
+        return
+    grace = draft.agents[run.agent].definition.grace_secs
+    stop = Stop(reason, grace, detail, lingered)
+    draft.change_run(run, phase=Phase.STOPPING, stop=stop)
+    told = "lingered" if lingered else reason.value
+    draft.record("run_stopping", durable=False, run=run.id, agent=run.agent, reason=told, detail=detail or None)
+    draft.actions.append(StopRun(run.layer, run.id, stop))
+
+
+def enqueue(draft: Draft, request: Request, waits: Queue) -> None:
+    """Let a request wait for a reason that is known already."""
+    draft.queue.append(evolve(request, waits_for=waits.reason))
+    _record_waiting(draft, request, waits)
+    if request.not_before > draft.when.at:
+        draft.wake(request.agent, request.not_before)
+
+
+def drop(draft: Draft, request: Request, why: Refuse) -> None:
+    """Tell that a request will not start. An always-on one is wanted again at the next look: told when it changes."""
+    draft.outcomes[request.key] = why
+    agent = draft.agents[request.agent]
+    if request.cause is not Cause.ALWAYS_ON:
+        draft.record(
+            "dropped",
+            Severity.WARNING,
+            agent=request.agent,
+            cause=request.cause.value,
+            occurrence=timestamp(request.occurrence) if request.occurrence else None,
+            reason=why.reason,
+            detail=why.detail,
+        )
+    elif agent.refused != why.reason:
+        draft.agents[request.agent] = evolve(agent, refused=why.reason)
+        draft.record(
+            "refused", Severity.WARNING, durable=False, agent=request.agent, reason=why.reason, detail=why.detail
+        )
+
+
+def ask_gate(draft: Draft, request: Request) -> Queue | Refuse | None:
+    """What the gate says to a request now; None admits."""
+    around = admission.Surroundings(draft.config, draft.when, len(draft.runs))
+    return admission.admit(draft.agents[request.agent], request, around)
+
+
+def _pass_gate(draft: Draft) -> None:
+    waiting: list[Request] = []
+    for request in draft.queue:
+        answer = ask_gate(draft, request)
+        match answer:
+            case None:
+                _begin(draft, request)
+            case Queue():
+                draft.outcomes[request.key] = answer
+                if request.waits_for != answer.reason:
+                    _record_waiting(draft, request, answer)
+                waiting.append(evolve(request, waits_for=answer.reason))
+                if request.not_before > draft.when.at:
+                    draft.wake(request.agent, request.not_before)
+            case Refuse():
+                drop(draft, request, answer)
+            case _:
+                assert_never(answer)
+    draft.queue = waiting
+
+
+def _record_waiting(draft: Draft, request: Request, waits: Queue) -> None:
+    durable = request.cause is not Cause.ALWAYS_ON
+    draft.agents[request.agent] = evolve(draft.agents[request.agent], refused=None)
+    draft.record(
+        "queued",
+        durable=durable,
+        agent=request.agent,
+        cause=request.cause.value,
+        asked=timestamp(request.asked),
+        occurrence=timestamp(request.occurrence) if request.occurrence else None,
+        attempt=request.attempt,
+        reason=waits.reason,
+        detail=waits.detail,
+    )
+
+
+def _begin(draft: Draft, request: Request) -> None:
+    agent = draft.agents[request.agent]
+    definition = agent.definition
+    when = draft.when
+    run_id = f"{definition.name}-{when.utc:%Y%m%d-%H%M%S}-{token(draft.seed, draft.begun)}"
+    run = Run(
+        id=run_id,
+        agent=definition.name,
+        layer=definition.layer,
+        cause=request.cause,
+        occurrence=request.occurrence,
+        attempt=request.attempt,
+        since=when.at,
+    )
+    today = when.utc.astimezone(draft.config.timezone).date()
+    so_far = agent.runs_on[1] if agent.runs_on is not None and agent.runs_on[0] == today else 0
+    again = request.attempt > 1 or (request.cause is Cause.ALWAYS_ON and agent.begun > 0)
+    draft.begun += 1
+    draft.runs[run_id] = definition.name
+    draft.change(
+        definition.name,
+        run=run,
+        refused=None,
+        begun=agent.begun + 1,
+        restarts=agent.restarts + again,
+        runs_on=(today, so_far + 1),
+    )
+    draft.outcomes[request.key] = Admitted(run_id)
+    draft.record(
+        "run_begun",
+        run=run_id,
+        agent=definition.name,
+        cause=request.cause.value,
+        occurrence=timestamp(request.occurrence) if request.occurrence else None,
+        attempt=request.attempt,
+    )
+    draft.actions.append(
+        StartRun(
+            run_id=run_id,
+            agent=definition.name,
+            layer=definition.layer,
+            cause=request.cause,
+            occurrence=request.occurrence,
+            attempt=request.attempt,
+        )
+    )
+    _reconcile_agent(draft, definition.name)
+    draft.touched.pop(definition.name, None)

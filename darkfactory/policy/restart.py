@@ -1,0 +1,79 @@
+"""What the end of a run means: one table, and the two formulas it needs.
+
+The table is that of the documentation (docs/concepts.md), and a test reads both.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from attrs import frozen
+
+from darkfactory.model.ends import Reason
+from darkfactory.model.fleet import AgentLayer, LayerConfig
+
+
+class Again(Enum):
+    """Whether and when an agent runs again after a run has ended."""
+
+    NO = "no"
+    COOLED = "after success_cooldown_secs"
+    BACKED_OFF = "after back-off"
+    RETRIED = "after back-off, while retries last"
+    REPEATED = "after back-off, the same occurrence once more"
+    RECONCILED = "by reconciliation"
+
+
+@frozen
+class After:
+    """One row: what one terminal reason brings about."""
+
+    counts: bool
+    """It adds one to the restart intensity, and so to the back-off."""
+    safety: Again
+    others: Again
+
+
+_BAD = After(counts=True, safety=Again.BACKED_OFF, others=Again.RETRIED)
+_ENDED_FROM_OUTSIDE = After(counts=False, safety=Again.RECONCILED, others=Again.NO)
+
+AFTER = {
+    Reason.SUCCEEDED: After(counts=False, safety=Again.COOLED, others=Again.NO),
+    Reason.FAILED: _BAD,
+    Reason.TIMED_OUT: _BAD,
+    Reason.STALLED: _BAD,
+    Reason.MEMORY: _BAD,
+    Reason.OUTPUT_LIMIT: _BAD,
+    Reason.CORRECTED_SEVERE: After(counts=True, safety=Again.BACKED_OFF, others=Again.REPEATED),
+    Reason.CORRECTED_MODERATE: _ENDED_FROM_OUTSIDE,
+    Reason.CANCELLED: _ENDED_FROM_OUTSIDE,
+    Reason.SHUTDOWN: _ENDED_FROM_OUTSIDE,
+    Reason.LOST: _ENDED_FROM_OUTSIDE,
+}
+
+
+def after(reason: Reason, layer: AgentLayer) -> Again:
+    """What follows in that layer."""
+    row = AFTER[reason]
+    return row.safety if layer is AgentLayer.SAFETY else row.others
+
+
+def within_period(bad_ends: tuple[float, ...], layer: LayerConfig, at: float) -> tuple[float, ...]:
+    """The bad ends that still count at `at`; oldest first, as they came."""
+    return tuple(end for end in bad_ends if end > at - layer.period_secs)
+
+
+def exceeds_intensity(bad_ends: tuple[float, ...], layer: LayerConfig) -> bool:
+    """More than `max_restarts` bad ends inside the period: one more restart would be one too many."""
+    return len(bad_ends) > layer.max_restarts
+
+
+def backoff(bad_ends: int, layer: LayerConfig, chance: float) -> float:
+    """The delay in seconds after the `bad_ends`-th bad end inside the period (1 or more).
+
+    `backoff_secs`, doubled for each bad end before this one, capped at `backoff_max_secs`, plus up to
+    `backoff_jitter` of itself; `chance` in [0, 1) says how much of that.
+    """
+    doublings = min(bad_ends - 1, 64)
+    delay = min(layer.backoff_secs * 2.0**doublings, layer.backoff_max_secs)
+    return delay * (1.0 + layer.backoff_jitter * chance)

@@ -1,0 +1,192 @@
+"""One run of an agent, from the durable record of its admission to its verdict.
+
+The supervisor holds a `RunHandle` and pulls its strings; the task that `run_agent` is does everything else. However
+the run's scope, its agent's, its layer's or the root's is cancelled, the same clean-up follows: polite stop, grace,
+kill, sweep, the last of the output, verdict.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+from attrs import define, field, frozen
+
+from darkfactory.devices.machine import Machine
+from darkfactory.devices.process import LaunchSpec, Process
+from darkfactory.errors import SpawnFailed
+from darkfactory.model.actions import StartRun, Stop
+from darkfactory.model.ends import Reason, Verdict
+from darkfactory.model.events import Moment, RunEnded, RunStarted
+from darkfactory.model.fleet import AgentDefinition, PromptVia
+from darkfactory.policy.history import timestamp
+from darkfactory.runtime.inbox import Sender
+from darkfactory.runtime.intake import Intake
+from darkfactory.tools.environment import environment
+from darkfactory.tools.tool import Prompt, Tool
+from darkfactory.tools.verdict import Evidence, judge
+
+CLEANUP_SECS: Final = 30.0
+"""Beyond the grace: the longest that killing, sweeping and reading the rest of the output may take."""
+
+_log = structlog.get_logger("darkfactory")
+
+
+@define(eq=False)
+class RunHandle:
+    """What the supervisor holds of a run."""
+
+    order: StartRun
+    journalled: int
+    """The journal's number of the admission: the run waits until that is durable."""
+    scope: trio.CancelScope = field(factory=trio.CancelScope)
+    """Cancelled to stop the run."""
+    patience: trio.CancelScope = field(factory=trio.CancelScope)
+    """Its deadline is the end of the grace."""
+    cleanup: trio.CancelScope | None = None
+    """Shields the clean-up while it is under way; cancelled only by a factory that no longer waits."""
+    stop: Stop | None = None
+    """Why it is stopped; the first reason stays, the shortest grace holds."""
+
+    def ask_to_stop(self, stop: Stop) -> None:
+        """Say why and how patiently; the caller then cancels this scope or a wider one. No checkpoint."""
+        if self.stop is None:
+            self.stop = stop
+        self.patience.deadline = min(self.patience.deadline, trio.current_time() + stop.grace_secs)
+
+
+@frozen
+class Workplace:
+    """What a run of one agent needs."""
+
+    agent: AgentDefinition
+    tool: Tool
+    machine: Machine
+    sender: Sender
+    working_dir: Path
+
+
+async def run_agent(handle: RunHandle, place: Workplace) -> None:
+    """Live one run. Sends `RunStarted` when there is a process and `RunEnded` in any case.
+
+    Cancellation stops the run and is delivered after its clean-up, which takes the stop's grace plus what killing and
+    reading need.
+    """
+    run = _LiveRun(handle, place, Intake(handle.order.run_id, place.tool, place.sender))
+    try:
+        with handle.scope:
+            await run.live()
+    finally:
+        if not run.over and handle.stop is None:  # cancelled by nobody who gave a reason: from outside, or by a bug
+            handle.ask_to_stop(Stop(Reason.SHUTDOWN, place.agent.grace_secs, "the factory stopped"))
+        patience = 0.0 if handle.stop is None else handle.stop.grace_secs
+        with trio.CancelScope(deadline=trio.current_time() + patience + CLEANUP_SECS, shield=True) as handle.cleanup:
+            await run.end()
+
+
+@define(eq=False)
+class _LiveRun:
+    handle: RunHandle
+    place: Workplace
+    intake: Intake
+    process: Process | None = None
+    exit_code: int | None = None
+    failure: SpawnFailed | None = None
+
+    @property
+    def over(self) -> bool:
+        """It ended by itself, or never began."""
+        return self.exit_code is not None or self.failure is not None
+
+    async def live(self) -> None:
+        order, place = self.handle.order, self.place
+        await place.machine.journal.wait_durable(self.handle.journalled)
+        try:
+            self.process = await place.machine.launcher.launch(self._spec(), self.intake)
+        except SpawnFailed as failure:
+            self.failure = failure
+            return
+        await place.sender.send(RunStarted(place.sender.now(), order.run_id, self.process.pid))
+        self.exit_code = await self.process.wait()
+
+    def _spec(self) -> LaunchSpec:
+        order, place = self.handle.order, self.place
+        try:
+            files = place.machine.runs.begin(order.run_id, place.agent.task)
+        except OSError as error:
+            raise SpawnFailed("run_directory", f"its run directory cannot be made: {error}") from error
+        return LaunchSpec(
+            run_id=order.run_id,
+            argv=place.tool.argv(place.agent, Prompt(place.agent.task, files.prompt)),
+            env=environment(place.agent, place.tool, place.machine.environ),
+            cwd=place.working_dir,
+            stdin=files.prompt if place.tool.prompt is PromptVia.STDIN else None,
+            stdout=files.stdout,
+            stderr=files.stderr,
+            max_memory_bytes=place.agent.max_memory_bytes,
+        )
+
+    async def end(self) -> None:
+        stop = None if self.over else self.handle.stop
+        unreaped: tuple[str, ...] = ()
+        if self.process is not None:
+            unreaped = await self._end_process(self.process)
+            self.intake.finish()
+        verdict = self._judge(stop)
+        now = self.place.sender.now()
+        if self.process is not None:
+            self._summarise(now, verdict)
+        await self.place.sender.send(RunEnded(now, self.handle.order.run_id, verdict, self.exit_code, unreaped))
+
+    async def _end_process(self, process: Process) -> tuple[str, ...]:
+        """Stop it unless it has ended, sweep what it left, and read the rest of its output."""
+        try:
+            if self.exit_code is None:
+                await process.terminate()
+                with self.handle.patience:
+                    self.exit_code = await process.wait()
+                process.kill()
+            unreaped = await process.sweep()
+            if self.exit_code is None and not unreaped:
+                self.exit_code = await process.wait()
+        finally:
+            await process.drain()  # noqa: ASYNC102 - inside the caller's shield, which has a deadline
+        return unreaped
+
+    def _judge(self, stop: Stop | None) -> Verdict:
+        if self.failure is not None:
+            return Verdict(Reason.FAILED, f"{self.failure.reason}: {self.failure.detail}")
+        if self.process is None and stop is not None:
+            return Verdict(stop.reason, "stopped before its process existed")
+        return judge(
+            Evidence(
+                finished=self.intake.finished,
+                exit_code=self.exit_code,
+                stopped=stop.reason if stop is not None and not stop.lingered else None,
+                stop_detail=stop.detail if stop is not None else "",
+                lingered=stop is not None and stop.lingered,
+                output_bytes=self.intake.output_bytes,
+                reports=self.place.tool.reports,
+            )
+        )
+
+    def _summarise(self, now: Moment, verdict: Verdict) -> None:
+        order = self.handle.order
+        summary = {
+            "run": order.run_id,
+            "agent": order.agent,
+            "cause": order.cause.value,
+            "occurrence": timestamp(order.occurrence) if order.occurrence else None,
+            "attempt": order.attempt,
+            "ended": timestamp(now.utc),
+            "reason": verdict.reason.value,
+            "detail": verdict.detail,
+            "exit_code": self.exit_code,
+            "output_bytes": self.intake.output_bytes,
+        }
+        try:
+            self.place.machine.runs.end(order.run_id, summary)
+        except OSError as error:  # the verdict itself goes to the journal
+            _log.warning("run_summary_lost", run=order.run_id, detail=str(error))

@@ -1,0 +1,73 @@
+"""A run's output on its way to the supervisor: bytes in, one small event for each round out.
+
+A flooding agent writes a million lines a second and the supervisor reads thousands of events: so lines are cut, read
+and reduced here, in the follower's task, and only what the supervisor decides by goes on.
+"""
+
+from __future__ import annotations
+
+import trio
+from attrs import define, field
+
+from darkfactory.model.events import OutputSeen, OutputTruncated
+from darkfactory.model.signals import Finished, Started, Stream
+from darkfactory.runtime.inbox import Sender
+from darkfactory.tools.lines import LineSplitter
+from darkfactory.tools.tool import Tool
+
+
+def _splitters() -> dict[Stream, LineSplitter]:
+    return {stream: LineSplitter() for stream in Stream}
+
+
+@define(eq=False)
+class Intake:
+    """The sink of one run (`devices.process.Sink`)."""
+
+    run_id: str
+    tool: Tool
+    sender: Sender
+    output_bytes: int = 0
+    """Both streams, so far."""
+    finished: Finished | None = None
+    """Its terminal event, unless it said more behind it."""
+    _splitters: dict[Stream, LineSplitter] = field(factory=_splitters)
+    _told_bytes: int = 0
+    _truncated: list[Stream] = field(factory=list)
+
+    def feed(self, stream: Stream, data: bytes) -> None:
+        """Take the next bytes of a stream."""
+        self.output_bytes += len(data)
+        for line in self._splitters[stream].feed(data):
+            self._read(stream, line)
+
+    def truncated(self, stream: Stream) -> None:
+        """The stream begins anew."""
+        self._splitters[stream].reset()
+        self._truncated.append(stream)
+
+    async def flush(self) -> None:
+        """Tell the supervisor what the round amounted to; waits while its inbox is full."""
+        truncated, self._truncated = self._truncated, []
+        for stream in truncated:
+            await self.sender.send(OutputTruncated(self.sender.now(), self.run_id, stream.value))
+        if self.output_bytes != self._told_bytes:
+            self._told_bytes = self.output_bytes
+            finished = self.finished is not None
+            await self.sender.send(OutputSeen(self.sender.now(), self.run_id, self.output_bytes, finished))
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def finish(self) -> None:
+        """There will be no more: read the last lines, which may lack their newline."""
+        for stream, splitter in self._splitters.items():
+            for line in splitter.finish():
+                self._read(stream, line)
+
+    def _read(self, stream: Stream, line: bytes) -> None:
+        for signal in self.tool.signals(stream, line):
+            match signal:
+                case Started():
+                    self.finished = None
+                case Finished():
+                    self.finished = signal

@@ -1,0 +1,65 @@
+"""The timetable: waits for cron occurrences and tells the supervisor of them.
+
+It never sleeps longer than a minute, and on waking asks the clock on the wall what is due: so a clock that was
+stepped and a machine that was suspended delay an occurrence by a minute at most.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Final
+
+import structlog
+import trio
+
+from darkfactory.model.events import Spawn
+from darkfactory.policy.schedule import Due, ScheduledAgent
+from darkfactory.runtime.inbox import Sender
+
+LONGEST_SLEEP_SECS: Final = 60.0
+CLOCK_STEP_SECS: Final = 2.0
+"""A difference between both clocks' advance from which on the wall's is said to have been stepped."""
+
+_log = structlog.get_logger("darkfactory")
+
+
+class TimeScheduler:
+    """Fires the occurrences of cron schedules, each once, missed ones coalesced into their newest."""
+
+    def __init__(self, agents: Iterable[ScheduledAgent], sender: Sender) -> None:
+        self._agents = {agent.name: agent for agent in agents}
+        self._sender = sender
+        self._heap: list[tuple[datetime, str]] = []
+        for agent in self._agents.values():
+            self._plan(agent)
+
+    async def run(self) -> None:
+        """Send a `Spawn` for every occurrence, until cancelled; waits while the inbox is full."""
+        while True:
+            before = self._sender.now()
+            for due in self._due(before.utc):
+                await self._sender.send(Spawn(self._sender.now(), due.agent, due.occurrence, due.first_missed))
+            pause = LONGEST_SLEEP_SECS
+            if self._heap:
+                pause = min(pause, max(0.0, (self._heap[0][0] - before.utc).total_seconds()))
+            await trio.sleep(pause)
+            after = self._sender.now()
+            step = (after.utc - before.utc).total_seconds() - (after.at - before.at)
+            if abs(step) > CLOCK_STEP_SECS:
+                _log.warning("clock_stepped", secs=round(step, 1))
+
+    def _due(self, now: datetime) -> Iterator[Due]:
+        while self._heap and self._heap[0][0] <= now:
+            _, name = heapq.heappop(self._heap)
+            agent = self._agents[name]
+            due = agent.take(now)
+            self._plan(agent)
+            if due is not None:
+                yield due
+
+    def _plan(self, agent: ScheduledAgent) -> None:
+        occurrence = agent.next()
+        if occurrence is not None:
+            heapq.heappush(self._heap, (occurrence, agent.name))

@@ -1,0 +1,95 @@
+"""The supervisor: one task that reads the inbox, has `policy.decide` decide, and does what that says.
+
+It waits in one place only. Everything it does is quick: bytes to the journal, a task started, a scope cancelled; so
+an event waits for the events before it and for nothing else. How long they take is watched, and a slow step is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final, assert_never
+
+import structlog
+import trio
+from attrs import define
+from trio_util import AsyncValue
+
+from darkfactory.devices.journal import Journal
+from darkfactory.model import actions
+from darkfactory.model.actions import Action, Finish
+from darkfactory.model.events import Event, Tick
+from darkfactory.model.state import State
+from darkfactory.policy.decide import decide
+from darkfactory.policy.history import line_of
+from darkfactory.runtime.inbox import Sender
+from darkfactory.runtime.layers import Layers
+
+SLOW_STEP_SECS: Final = 0.1
+"""A decision with its actions that takes longer is named in the log."""
+
+_log = structlog.get_logger("darkfactory")
+
+Answerer = Callable[[actions.Answer], None]
+
+
+@define(eq=False)
+class Supervisor:
+    """The reader of the inbox."""
+
+    state: AsyncValue[State]
+    """For everyone to look at; set here alone."""
+    layers: Layers
+    journal: Journal
+    answer: Answerer
+    journalled: int = 0
+    """The number of the last line written."""
+
+    async def run(self, inbox: trio.MemoryReceiveChannel[Event], clock: Sender) -> Finish:
+        """Decide and act until the factory has stopped; what it came to.
+
+        `clock` stamps the ticks; nothing is sent with it. An exception is a bug, or a journal that cannot be written.
+        """
+        with inbox:
+            while True:
+                event: Event | None = None
+                with trio.move_on_at(self.state.value.next_deadline()):
+                    event = await inbox.receive()
+                event = event or Tick(clock.now())
+                started = perf_counter()
+                state, todo = decide(self.state.value, event)
+                finish = self.act(todo)
+                self.state.value = state
+                took = perf_counter() - started
+                if took > SLOW_STEP_SECS:
+                    _log.warning("slow_step", step=type(event).__name__, secs=round(took, 3))
+                if finish is not None:
+                    await self.journal.wait_durable(self.journalled)
+                    return finish
+
+    def act(self, todo: tuple[Action, ...]) -> Finish | None:
+        """Do these actions in order; the last one, if it ends the factory. No checkpoint."""
+        records = [action for action in todo if isinstance(action, actions.Record)]
+        if records:
+            durable = any(record.durable for record in records)
+            self.journalled = self.journal.append(map(line_of, records), durable=durable)
+        finish: Finish | None = None
+        for action in todo:
+            match action:
+                case actions.Record():
+                    getattr(_log, action.severity.value)(action.kind, **action.data)
+                case actions.StartRun():
+                    self.layers.start(action, self.journalled)
+                case actions.StopRun():
+                    self.layers.stop_run(action.layer, action.run_id, action.stop)
+                case actions.StopAgent():
+                    self.layers.stop_agent(action.layer, action.agent, action.run_id, action.stop)
+                case actions.StopLayer():
+                    self.layers.stop_layer(action.layer, action.stops)
+                case actions.Answer():
+                    self.answer(action)
+                case Finish():
+                    finish = action
+                case _:
+                    assert_never(action)
+        return finish

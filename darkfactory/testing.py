@@ -1,0 +1,298 @@
+"""A simulated machine: the real factory on it runs a week in seconds, to the same end every time.
+
+The supervisor, the scheduler, the layers and the runs are those of production. Only what they stand on is replaced:
+processes follow a script, the time of day is Trio's (so that a mock clock moves both), and the journal is a list.
+
+    machine = SimulatedMachine(lambda spec: Script(secs=30))
+    async with open_factory(fleet, machine=machine.open, seed=1) as factory:
+        await trio.sleep(7 * 86400)
+    assert machine.records("run_ended")
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import define, field, frozen
+
+from darkfactory.devices.journal import Line, encode
+from darkfactory.devices.machine import Machine
+from darkfactory.devices.process import LaunchSpec, Process, Sink
+from darkfactory.devices.runstore import RunFiles
+from darkfactory.errors import SpawnFailed
+from darkfactory.model.fleet import OrchestratorConfig
+from darkfactory.model.signals import Stream
+from darkfactory.policy.admission import EARLY_SECS
+
+
+def says(ok: bool = True, text: str = "done") -> bytes:
+    """The demo tool's terminal event, as its output has it."""
+    return json.dumps({"type": "result", "ok": ok, "text": text}).encode() + b"\n"
+
+
+STARTED = b'{"type":"started","session":"simulated"}\n'
+"""The demo tool's first line."""
+
+
+@frozen
+class Script:
+    """What one process does."""
+
+    output: tuple[tuple[float, bytes], ...] = ((0.0, STARTED),)
+    """(seconds after the start, bytes on stdout), ascending."""
+    errors: tuple[tuple[float, bytes], ...] = ()
+    """The same on stderr."""
+    secs: float = 1.0
+    """When it exits by itself; inf for never."""
+    exit_code: int = 0
+    last_words: bytes = says()
+    """Printed just before it exits by itself."""
+    dies_after: float | None = 0.0
+    """Seconds from SIGTERM to its end; None: it ignores SIGTERM."""
+    refuses: str | None = None
+    """It cannot be started, for this reason."""
+    immortal: bool = False
+    """Not even SIGKILL ends it."""
+
+
+SUCCEEDS = Script()
+FAILS = Script(exit_code=1, last_words=says(ok=False, text="failed"))
+HANGS = Script(secs=math.inf)
+"""Announces itself and is silent from then on."""
+STUBBORN = Script(secs=math.inf, dies_after=None)
+"""Hangs, and ignores SIGTERM."""
+
+
+class SimulatedClock:
+    """The time of day, derived from Trio's clock; it starts at `start` and can be stepped."""
+
+    def __init__(self, start: datetime) -> None:
+        self._start = start.astimezone(UTC)
+        self._origin: float | None = None
+        self._step = timedelta()
+
+    def utc(self) -> datetime:
+        """Now, aware, in UTC, to the microsecond; on the first call it is `start`."""
+        at = trio.current_time()
+        if self._origin is None:
+            self._origin = at
+        return self._start + self._step + timedelta(seconds=round(at - self._origin, 6))
+
+    def step(self, secs: float) -> None:
+        """Set the clock on the wall forward or back, as an operator or an NTP daemon would."""
+        self._step += timedelta(seconds=secs)
+
+
+@define(eq=False)
+class ScriptedProcess:
+    """A process that follows its script (`devices.process.Process`)."""
+
+    pid: int
+    script: Script
+    sink: Sink
+    on_end: Callable[[int], None]
+    """Told the pid."""
+    _started: float = field(factory=trio.current_time)
+    _dies_at: float = math.inf
+    _nap: trio.CancelScope = field(factory=trio.CancelScope)
+    """Its deadline is the next thing to do; a signal can move it."""
+    _exit_code: int | None = None
+    _ended: trio.Event = field(factory=trio.Event)
+
+    async def act(self) -> None:
+        """Its life."""
+        spoken = [(secs, Stream.STDOUT, data) for secs, data in self.script.output]
+        spoken += [(secs, Stream.STDERR, data) for secs, data in self.script.errors]
+        for secs, stream, data in sorted(spoken, key=lambda said: said[0]):
+            await self._sleep_until(self._started + secs)
+            if self._exit_code is not None:
+                return
+            self.sink.feed(stream, data)
+            await self.sink.flush()
+        await self._sleep_until(self._started + self.script.secs)
+        if self._exit_code is None:
+            self.sink.feed(Stream.STDOUT, self.script.last_words)
+            self._end(self.script.exit_code)
+
+    async def _sleep_until(self, at: float) -> None:
+        """Sleep, unless a signal ends it before."""
+        with trio.CancelScope(deadline=min(at, self._dies_at)) as self._nap:
+            await self._ended.wait()
+        if self._exit_code is None and self._dies_at <= trio.current_time() + EARLY_SECS:
+            self._end(-15)
+
+    async def wait(self) -> int:
+        """Wait for its end."""
+        await self._ended.wait()
+        assert self._exit_code is not None
+        return self._exit_code
+
+    async def terminate(self) -> None:
+        """SIGTERM: it will end after `dies_after`, or not."""
+        if self.script.dies_after is not None:
+            self._dies_at = min(self._dies_at, trio.current_time() + self.script.dies_after)
+            self._nap.deadline = min(self._nap.deadline, self._dies_at)
+        await trio.lowlevel.checkpoint()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if not self.script.immortal:
+            self._end(-9)
+
+    async def sweep(self) -> tuple[str, ...]:
+        """Nothing is left but an immortal leader."""
+        self.kill()
+        await trio.lowlevel.checkpoint()
+        return () if self._exit_code is not None else (f"{self.pid} immortal",)
+
+    async def drain(self) -> None:
+        """Pass on the last words."""
+        await self.sink.flush()
+
+    def _end(self, code: int) -> None:
+        if self._exit_code is None:
+            self._exit_code = code
+            self._ended.set()
+            self.on_end(self.pid)
+
+
+class ScriptedLauncher:
+    """Starts scripted processes (`devices.process.Launcher`).
+
+    `script` is asked for each start. `missing` holds the programs that are not installed; change it at any time.
+    """
+
+    def __init__(self, script: Callable[[LaunchSpec], Script]) -> None:
+        self._script = script
+        self.missing: set[str] = set()
+        self.started: list[LaunchSpec] = []
+        """Every start, in order."""
+        self.living: dict[int, LaunchSpec] = {}
+        """By pid: those that have not ended."""
+        self._serving: trio.Nursery | None = None
+        self._ready = trio.Event()
+
+    async def serve(self) -> None:
+        """Where the processes live; when it is cancelled, they act no more and only SIGKILL ends them."""
+        try:
+            async with trio.open_nursery() as self._serving:
+                self._ready.set()
+                await trio.sleep_forever()
+        finally:
+            self._ready = trio.Event()
+
+    def locate(self, program: str, env: Mapping[str, str], cwd: Path) -> str | None:  # noqa: ARG002 - the protocol's
+        """Where it is, unless it is missing."""
+        return None if program in self.missing else f"/simulated/{program.rpartition('/')[2]}"
+
+    async def launch(self, spec: LaunchSpec, sink: Sink) -> Process:
+        """Start a process, or refuse as its script says."""
+        script = self._script(spec)
+        if script.refuses is not None:
+            raise SpawnFailed(script.refuses, f"{spec.argv[0]} is scripted not to start")
+        await self._ready.wait()
+        assert self._serving is not None
+        self.started.append(spec)
+        pid = 1000 + len(self.started)
+        self.living[pid] = spec
+        process = ScriptedProcess(pid, script, sink, self._ended)
+        self._serving.start_soon(process.act, name=f"process {pid} of {spec.run_id}")
+        return process
+
+    def _ended(self, pid: int) -> None:
+        del self.living[pid]
+
+    async def sweep_leftovers(self) -> tuple[str, ...]:
+        """A simulated machine has none."""
+        await trio.lowlevel.checkpoint()
+        return ()
+
+
+class MemoryJournal:
+    """A journal in a list (`devices.journal.Journal`); durable at once."""
+
+    def __init__(self, lines: Iterable[Line] = ()) -> None:
+        self.data = bytearray(b"".join(map(encode, lines)))
+        """What the file would hold."""
+
+    @property
+    def lines(self) -> list[Line]:
+        """Every line so far, parsed."""
+        return [json.loads(line) for line in self.data.splitlines()]
+
+    def append(self, lines: Iterable[Line], *, durable: bool) -> int:  # noqa: ARG002 - the protocol's
+        """Write these lines."""
+        for line in lines:
+            self.data += encode(line)
+        return len(self.data)
+
+    async def wait_durable(self, number: int) -> None:  # noqa: ARG002 - the protocol's
+        """They are."""
+        await trio.lowlevel.checkpoint()
+
+    async def serve(self) -> None:
+        """Nothing to do."""
+        await trio.sleep_forever()
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class MemoryRuns:
+    """Run files that exist only by name (`devices.runstore.RunStore`)."""
+
+    def __init__(self) -> None:
+        self.prompts: dict[str, str] = {}
+        """By run id."""
+
+    def begin(self, run_id: str, prompt: str) -> RunFiles:
+        """Remember the prompt."""
+        self.prompts[run_id] = prompt
+        directory = Path("/simulated/runs") / run_id
+        return RunFiles(directory / "prompt.md", directory / "stdout", directory / "stderr")
+
+    def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
+        """The journal tells it all."""
+
+
+@define(eq=False)
+class SimulatedMachine:
+    """A machine for `open_factory(fleet, machine=...)`; opened again, it goes on from its journal."""
+
+    script: Callable[[LaunchSpec], Script] = field(default=lambda _spec: SUCCEEDS)
+    start: datetime = datetime(2026, 1, 5, tzinfo=UTC)
+    """The time of day when it is opened first: a Monday, 00:00 UTC."""
+    clock: SimulatedClock = field(init=False)
+    launcher: ScriptedLauncher = field(init=False)
+    journal: MemoryJournal = field(init=False, factory=MemoryJournal)
+    runs: MemoryRuns = field(init=False, factory=MemoryRuns)
+
+    def __attrs_post_init__(self) -> None:
+        self.clock = SimulatedClock(self.start)
+        self.launcher = ScriptedLauncher(lambda spec: self.script(spec))
+
+    @contextmanager
+    def open(self, config: OrchestratorConfig) -> Iterator[Machine]:  # noqa: ARG002 - the real one needs it
+        """The machine of one life of a factory."""
+        yield Machine(
+            clock=self.clock,
+            launcher=self.launcher,
+            journal=self.journal,
+            runs=self.runs,
+            history=tuple(self.journal.lines),
+        )
+
+    def records(self, kind: str, **like: Any) -> list[Line]:
+        """The journal's lines of one kind whose fields are as given, oldest first."""
+        return [
+            line
+            for line in self.journal.lines
+            if line["kind"] == kind and all(line.get(key) == value for key, value in like.items())
+        ]

@@ -1,0 +1,67 @@
+"""Codex (`codex exec`), as recorded from version 0.169.0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+from attrs import frozen
+
+from darkfactory.model.fleet import AgentDefinition, PromptVia
+from darkfactory.model.signals import Finished, Signal, Started, Stream
+from darkfactory.tools.text import json_object, one_line
+from darkfactory.tools.tool import Prompt
+
+_SANDBOX_OPTIONS = ("--sandbox", "-s", "--dangerously-bypass-approvals-and-sandbox")
+
+
+@frozen
+class Codex:
+    """Without a person: the task on stdin, one JSON event a line on stdout.
+
+    Unless the agent's `args` choose another sandbox, its commands write only in the working directory,
+    not in its `.git`, and have no network.
+    """
+
+    program: str = "codex"
+    prompt: ClassVar[PromptVia] = PromptVia.STDIN
+    announces: ClassVar[bool] = True
+    reports: ClassVar[bool] = True
+    env_pass: ClassVar[tuple[str, ...]] = ("CODEX_API_KEY", "CODEX_HOME", "OPENAI_*")
+    env: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    def argv(self, agent: AgentDefinition, prompt: Prompt) -> tuple[str, ...]:  # noqa: ARG002 - it is on stdin
+        """`codex exec ...`; the agent's `args` come last."""
+        # An option given twice is a usage error, so ours gives way to the operator's.
+        sandboxed = any(arg.partition("=")[0] in _SANDBOX_OPTIONS for arg in agent.args)
+        sandbox = () if sandboxed else ("--sandbox", "workspace-write")
+        model = ("--model", agent.model) if agent.model is not None else ()
+        return (
+            self.program,
+            "exec",
+            "--json",
+            # Agents may work outside of a git repository.
+            "--skip-git-repo-check",
+            # With plugins it looks up hosts of its own at each start.
+            *("--disable", "plugins"),
+            *sandbox,
+            *model,
+            *agent.args,
+        )
+
+    def signals(self, stream: Stream, line: bytes) -> tuple[Signal, ...]:
+        """`thread.started` is a start, `turn.completed` or `turn.failed` an end; `error` may be a retry."""
+        if stream is not Stream.STDOUT or not (b'"turn.' in line or b'"thread.' in line):
+            return ()
+        event = json_object(line)
+        match event:
+            case {"type": "thread.started"}:
+                return (Started(one_line(event.get("thread_id")) or None),)
+            case {"type": "turn.completed"}:
+                return (Finished(ok=True),)
+            case {"type": "turn.failed", "error": {"message": message}}:
+                return (Finished(ok=False, detail=one_line(message)),)
+            case {"type": "turn.failed"}:
+                return (Finished(ok=False),)
+        return ()

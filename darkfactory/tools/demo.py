@@ -1,0 +1,57 @@
+"""The built-in demo tool: `demo_agent.py` beside this file, run by this Python.
+
+With it a fleet can be tried, and the whole program tested, on a machine without any agent, key or network.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
+
+from attrs import frozen
+
+from darkfactory.model.fleet import AgentDefinition, PromptVia
+from darkfactory.model.signals import Finished, Signal, Started, Stream
+from darkfactory.tools.text import json_object, one_line
+from darkfactory.tools.tool import Prompt
+
+DEMO_AGENT = Path(__file__).with_name("demo_agent.py")
+
+
+@frozen
+class Demo:
+    """The demo agent; its options are the agent's `args`, such as `["--behaviour", "hang"]`."""
+
+    name: str = "demo"
+    """`demo`, or the path of an executable that behaves as the demo agent does."""
+    prompt: ClassVar[PromptVia] = PromptVia.STDIN
+    announces: ClassVar[bool] = True
+    reports: ClassVar[bool] = True
+    env_pass: ClassVar[tuple[str, ...]] = ()
+    env: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    @property
+    def program(self) -> str:
+        """The Python that runs us, or the executable at the path."""
+        return self.name if "/" in self.name else sys.executable
+
+    def argv(self, agent: AgentDefinition, prompt: Prompt) -> tuple[str, ...]:  # noqa: ARG002 - it is on stdin
+        """`python -I demo_agent.py ARGS...`."""
+        # Isolated, since agents can write the working directory and could slip a module in.
+        script = () if "/" in self.name else ("-I", str(DEMO_AGENT))
+        return (self.program, *script, *agent.args)
+
+    def signals(self, stream: Stream, line: bytes) -> tuple[Signal, ...]:
+        """`started` is a start, `result` an end."""
+        if stream is not Stream.STDOUT or not (b'"started"' in line or b'"result"' in line):
+            return ()
+        event = json_object(line)
+        match event:
+            case {"type": "started"}:
+                return (Started(one_line(event.get("session")) or None),)
+            case {"type": "result"}:
+                return (Finished(event.get("ok") is True, one_line(event.get("text"))),)
+        return ()

@@ -1,0 +1,22 @@
+"""The environment of an agent: what it inherits, what its tool needs, what the operator set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from darkfactory.model.fleet import AgentDefinition
+from darkfactory.tools.tool import Tool
+
+
+def environment(agent: AgentDefinition, tool: Tool, outer: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of an agent's runs, secrets included; `outer` is the factory's own.
+
+    Inherited names first, then the tool's settings, then the agent's `env`; the later ones win.
+    """
+    wanted = (*agent.env_pass, *tool.env_pass)
+    inherited = {name: value for name, value in outer.items() if any(_matches(name, pattern) for pattern in wanted)}
+    return inherited | dict(tool.env) | {name: secret.value for name, secret in agent.env.items()}
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern

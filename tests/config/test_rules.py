@@ -1,0 +1,334 @@
+"""One test for each rule: what it refuses, where, and what it lets pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from darkfactory.config import check_config, warnings_of
+from darkfactory.model.fleet import (
+    BUILTIN_TOOLS,
+    AgentDefinition,
+    AgentLayer,
+    CompoundReviewConfig,
+    LayerConfig,
+    OrchestratorConfig,
+)
+
+AGENT = '[[agents]]\nname = "a"\nlayer = "Growth"\ncli_tool = "bash"\ntask = "true"\n'
+
+
+@pytest.fixture
+def fault(faults):
+    """The only fault of a text, as (path, line, problem, remedy)."""
+
+    def fault(text, environ=None):
+        (found,) = faults(text, environ)
+        return found.path, found.line, found.problem, found.remedy
+
+    return fault
+
+
+class TestKeys:
+    def test_an_unknown_key_asks_did_you_mean(self, fault):
+        assert fault(AGENT + 'modle = "x"\n') == (
+            "agents[0].modle",
+            6,
+            "is no key that is known here",
+            "did you mean 'model'?",
+        )
+
+    def test_an_unknown_key_like_no_other_lists_the_known_ones(self, fault):
+        *_, remedy = fault(f"{AGENT}[tools.mine]\nargv = ['x']\nzzz = 1\n")
+        assert remedy == "known keys: argv, prompt"
+
+    def test_a_key_of_another_section_is_told_where_it_belongs(self, fault):
+        """TOML's classic: a top-level key after the first header is a key of that table."""
+        *_, remedy = fault(AGENT + 'timezone = "UTC"\n')
+        assert remedy == "it belongs to the top of the file, before the first [section]"
+
+    def test_a_quoted_key_is_told_with_its_quotes(self, fault):
+        path, line, *_ = fault('"a key" = 1\n' + AGENT)
+        assert (path, line) == ('"a key"', 1)
+
+    def test_a_missing_key_stands_on_the_line_of_its_table(self, fault):
+        assert fault("\n" + AGENT.replace('cli_tool = "bash"\n', "")) == (
+            "agents[0].cli_tool",
+            2,
+            "is missing",
+            'add cli_tool = "codex"',
+        )
+
+    def test_one_table_for_agents_asks_for_an_array(self, fault):
+        assert fault(AGENT.replace("[[agents]]", "[agents]")) == (
+            "agents",
+            1,
+            "expected an array of tables, found a table",
+            "write [[agents]] above each agent",
+        )
+
+    def test_layers_are_named_exactly(self, fault):
+        path, line, problem, remedy = fault(AGENT + "[layers.core]\nmax_restarts = 1\n")
+        assert (path, line, remedy) == ("layers.core", 6, "did you mean 'Core'?")
+        assert problem == 'expected "Safety" or "Core" or "Growth", found the string \'core\''
+
+    def test_a_table_that_is_no_table_is_refused(self, fault):
+        assert fault("nightwatch = 5\n" + AGENT)[2] == "expected a table, found an integer"
+
+
+class TestTheFleet:
+    def test_without_agents_has_nothing_to_do(self, fault):
+        assert fault('name = "a"\n') == (
+            "agents",
+            1,
+            "no agent is declared, so there is nothing to do",
+            "add an [[agents]] table",
+        )
+
+    @pytest.mark.parametrize("name", ["", ".hidden", "-x", "a/b", "a b", "ä", "a" * 65, "a\\n"])
+    def test_refuses_names_that_are_unsafe_as_file_names(self, faults, name):
+        text = f'name = "{name}"\n' + AGENT.replace('name = "a"', f'name = "{name}"')
+        assert [(each.path, each.line) for each in faults(text)] == [("name", 1), ("agents[0].name", 3)]
+
+    @pytest.mark.parametrize("name", ["a", "_", "0", "A.b-c_d", "a" * 64])
+    def test_takes_names_that_are_safe(self, parse, name):
+        assert parse(AGENT.replace('name = "a"', f'name = "{name}"')).agents[0].name == name
+
+    @pytest.mark.parametrize("zone", ["", "Mars/Olympus", "../x", "/etc/passwd", "Europe", "a\\u0000", "x" * 300])
+    def test_refuses_unknown_time_zones(self, fault, zone):
+        path, line, problem, remedy = fault(f'timezone = "{zone}"\n' + AGENT)
+        assert (path, line) == ("timezone", 1)
+        assert problem.startswith("expected a time zone, found the string")
+        assert remedy
+
+    def test_knows_time_zones_in_any_case(self, fault):
+        assert fault('timezone = "europe/berlin"\n' + AGENT)[3] == "did you mean 'Europe/Berlin'?"
+
+
+class TestNightwatch:
+    @pytest.mark.parametrize(
+        ("line", "path", "problem"),
+        [
+            ("minor_threshold = 0.2", "moderate_threshold", "must be more than minor_threshold (0.2), found 0.2"),
+            ("severe_threshold = 0.8", "critical_threshold", "must be more than severe_threshold (0.8), found 0.7"),
+            ("critical_threshold = 1.1", "critical_threshold", "must be at most 1, found 1.1"),
+            ("minor_threshold = -0.1", "minor_threshold", "must be at least 0, found -0.1"),
+        ],
+    )
+    def test_thresholds_ascend_from_0_to_1(self, fault, line, path, problem):
+        assert fault(f"{AGENT}[nightwatch]\n{line}\n")[:3] == (f"nightwatch.{path}", 7, problem)
+
+    def test_thresholds_may_reach_both_ends(self, parse):
+        parse(f"{AGENT}[nightwatch]\nminor_threshold = 0\ncritical_threshold = 1\n")
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        ("section", "line", "problem"),
+        [
+            ("agents[0]", "retries = -1", "must be at least 0, found -1"),
+            ("agents[0]", "max_runs_per_day = 0", "must be at least 1, found 0"),
+            ("agents[0]", "max_memory_bytes = 0", "must be at least 1, found 0"),
+            ("agents[0]", 'max_output_bytes = "8388608TiB"', "must be at most 9223372036854775807, found"),
+            ("agents[0]", "start_timeout_secs = 0", "must be more than 0, found 0"),
+            ("agents[0]", "grace_secs = -0.5", "must be at least 0, found -0.5"),
+            ("agents[0]", 'catchup_secs = "36501d"', "must be at most 3153600000, found 3153686400"),
+            ("layers.Growth", "max_restarts = -1", "must be at least 0, found -1"),
+            ("layers.Growth", "period_secs = 0", "must be more than 0, found 0"),
+            ("layers.Growth", "backoff_jitter = 2", "must be at most 1, found 2"),
+            ("nightwatch", "eval_interval_secs = 0", "must be more than 0, found 0"),
+        ],
+    )
+    def test_are_told_with_what_was_found(self, fault, section, line, problem):
+        header = "" if section == "agents[0]" else f"[{section}]\n"
+        path, at, told, _ = fault(f"{AGENT}{header}{line}\n")
+        assert (path, at) == (f"{section}.{line.partition(' ')[0]}", 7 if header else 6)
+        assert told.startswith(problem)
+
+    @pytest.mark.parametrize("line", ["max_concurrent_runs = 0", "shutdown_grace_secs = -1"])
+    def test_hold_for_the_top_too(self, fault, line):
+        assert fault(f"{line}\n{AGENT}")[:2] == (line.partition(" ")[0], 1)
+
+    def test_back_off_cannot_begin_above_its_end(self, fault):
+        assert fault(f'{AGENT}[layers.Core]\nbackoff_secs = "10m"\n')[:3] == (
+            "layers.Core.backoff_secs",
+            7,
+            "must be at most backoff_max_secs (300), found 600",
+        )
+
+
+class TestTimeouts:
+    def test_a_stall_limit_that_can_never_bite_is_refused(self, fault):
+        path, line, problem, remedy = fault(AGENT + "timeout_secs = 600\nstall_timeout_secs = 600\n")
+        assert (path, line, remedy) == ("agents[0].stall_timeout_secs", 7, "set stall_timeout_secs below 600")
+        assert problem.startswith("600 must be less than timeout_secs (600)")
+
+    def test_the_default_stall_limit_counts_too_and_is_told_where_the_timeout_was_written(self, fault):
+        assert fault(AGENT + 'timeout_secs = "10m"\n')[:2] == ("agents[0].stall_timeout_secs", 6)
+
+    def test_without_a_timeout_any_stall_limit_will_do(self, parse):
+        parse(AGENT.replace("Growth", "Safety") + 'stall_timeout_secs = "2d"\n')
+
+
+class TestSchedules:
+    def test_core_needs_one(self, fault):
+        assert fault(AGENT.replace("Growth", "Core")) == (
+            "agents[0].schedule",
+            3,
+            "is missing: a Core agent is started by its schedule",
+            'add schedule = "0 3 * * *"',
+        )
+
+    @pytest.mark.parametrize(
+        ("layer", "why"),
+        [
+            ("Safety", "a Safety agent is always on and takes no schedule"),
+            ("Growth", "a Growth agent is started on demand and takes no schedule"),
+        ],
+    )
+    def test_other_layers_take_none(self, fault, layer, why):
+        path, line, problem, _ = fault(AGENT.replace("Growth", layer) + 'schedule = "@daily"\n')
+        assert (path, line, problem) == ("agents[0].schedule", 6, why)
+
+    def test_an_impossible_one_is_refused_for_an_agent(self, fault):
+        path, line, problem, _ = fault(AGENT.replace("Growth", "Core") + 'schedule = "0 0 31 2 *"\n')
+        assert (path, line) == ("agents[0].schedule", 6)
+        assert problem.startswith("the string '0 0 31 2 *' is no cron expression that ever fires")
+
+    def test_an_impossible_one_is_refused_for_the_review(self, fault):
+        text = f'{AGENT}[compound_review]\nrepo_path = "."\nschedule = "60 * * * *"\n'
+        assert fault(text)[:2] == ("compound_review.schedule", 8)
+
+
+class TestNames:
+    @pytest.mark.parametrize("other", ["a", "A"])
+    def test_of_agents_differ_in_more_than_case(self, fault, other):
+        path, line, problem, _ = fault(AGENT + AGENT.replace('name = "a"', f'name = "{other}"'))
+        assert (path, line) == ("agents[1].name", 7)
+        assert problem == f"'{other}' is taken by agents[0], 'a'"
+
+    def test_each_further_agent_of_one_name_is_told_of_the_first(self, faults):
+        assert [each.problem for each in faults(AGENT * 3)] == ["'a' is taken by agents[0], 'a'"] * 2
+
+
+class TestTools:
+    @pytest.mark.parametrize("tool", [*BUILTIN_TOOLS, "/usr/bin/claude", "./codex"])
+    def test_built_in_ones_are_known_by_name_and_by_path(self, parse, tool):
+        assert parse(AGENT.replace('"bash"', f'"{tool}"')).agents[0].cli_tool == tool
+
+    def test_an_unknown_one_asks_did_you_mean_and_tells_how_to_declare_it(self, fault):
+        path, line, problem, remedy = fault(AGENT.replace('"bash"', '"claud"'))
+        assert (path, line) == ("agents[0].cli_tool", 4)
+        assert problem == "the string 'claud' is neither a built-in tool (bash, claude, codex, demo) nor one of [tools]"
+        assert remedy == "did you mean 'claude'? or declare it: [tools.claud] argv = [\"claud\"]"
+
+    def test_a_near_miss_of_a_declared_one_is_seen_too(self, fault):
+        text = AGENT.replace('"bash"', '"scaner"') + '[tools.scanner]\nargv = ["s"]\n'
+        assert fault(text)[3].startswith("did you mean 'scanner'?")
+
+    def test_the_path_of_another_program_is_to_be_declared(self, fault):
+        *_, remedy = fault(AGENT.replace('"bash"', '"/opt/scan"'))
+        assert remedy == 'declare it: [tools.scan] argv = ["/opt/scan"]'
+
+    @pytest.mark.parametrize("name", [*BUILTIN_TOOLS, "opt/claude"])
+    def test_of_ones_own_do_not_shadow_built_in_ones(self, fault, name):
+        path, line, problem, _ = fault(f'{AGENT}[tools."{name}"]\nargv = ["x"]\n')
+        assert (line, problem) == (6, "is the name of a built-in tool")
+        assert path.startswith("tools.")
+
+    def test_need_a_program(self, fault):
+        assert fault(f"{AGENT}[tools.mine]\nargv = []\n")[:2] == ("tools.mine.argv", 7)
+
+    def test_need_a_program_that_has_a_name(self, fault):
+        assert fault(f'{AGENT}[tools.mine]\nargv = ["", "x"]\n')[:2] == ("tools.mine.argv[0]", 7)
+
+    @pytest.mark.parametrize("program", ["~/bin/claude", "${HOME}/bin/claude"])
+    def test_are_not_looked_for_under_names_that_nothing_expands(self, fault, program):
+        path, _, problem, remedy = fault(AGENT.replace('"bash"', f'"{program}"'))
+        assert (path, remedy) == ("agents[0].cli_tool", "write the whole path")
+        assert "not expanded" in problem
+
+
+class TestTexts:
+    @pytest.mark.parametrize("task", ["", "  \\n\\t"])
+    def test_an_empty_task_is_refused(self, fault, task):
+        assert fault(AGENT.replace('"true"', f'"{task}"'))[:2] == ("agents[0].task", 5)
+
+    def test_an_empty_model_is_refused(self, fault):
+        assert fault(AGENT + 'model = ""\n')[:2] == ("agents[0].model", 6)
+
+    @pytest.mark.parametrize("line", ['args = ["a", "--key=${KEY}"]', "[tools.mine]\nargv = ['x', '--key=${KEY}']"])
+    def test_a_variable_in_an_argument_is_refused_since_ps_would_show_it(self, fault, line):
+        path, _, problem, remedy = fault(f"{AGENT}{line}\n", {"KEY": "sk-key"})
+        assert path in ("agents[0].args[1]", "tools.mine.argv[1]")
+        assert "ps" in problem
+        assert remedy == "put it into the agent's env"
+
+    @pytest.mark.parametrize(
+        ("line", "path"),
+        [
+            ('task = "a\\u0000"', "agents[0].task"),
+            ('model = "a\\u0000"', "agents[0].model"),
+            ('args = ["-x", "a\\u0000"]', "agents[0].args[1]"),
+            ('env = {A = "a\\u0000"}', "agents[0].env.A"),
+            ('[tools.x]\nargv = ["x", "a\\u0000"]', "tools.x.argv[1]"),
+            ('[compound_review]\nschedule = "@daily"\nrepo_path = "a\\u0000"', "compound_review.repo_path"),
+        ],
+    )
+    def test_a_nul_is_refused_wherever_a_program_would_be_given_it(self, fault, line, path):
+        agent = AGENT.replace('task = "true"\n', "") if line.startswith("task") else AGENT
+        assert fault(f"{agent}{line}\n")[::2] == (path, "holds a NUL character, which no program can be given")
+
+    def test_a_nul_in_a_programs_name_is_refused(self, faults):
+        problems = [each.problem for each in faults(AGENT.replace('"bash"', '"bash\\u0000"'))]
+        assert "holds a NUL character, which no program can be given" in problems
+
+    @pytest.mark.parametrize("key", ["working_dir", "state_dir"])
+    def test_a_nul_in_a_path_is_refused(self, fault, key):
+        assert fault(f'{key} = "a\\u0000"\n{AGENT}')[:2] == (key, 1)
+
+    @pytest.mark.parametrize("name", ["", "A=B", "A\\u0000"])
+    def test_a_variables_name_is_one(self, fault, name):
+        path, line, problem, _ = fault(f'{AGENT}env = {{"{name}" = "x"}}\n')
+        assert (path, line) == ("agents[0].env", 6)
+        assert "is no variable's name" in problem
+
+    def test_the_mark_of_a_run_is_not_for_agents_to_set(self, fault):
+        assert fault(f'{AGENT}[agents.env]\nA = "x"\nDARKFACTORY_RUN = "x"\n')[:2] == (
+            "agents[0].env.DARKFACTORY_RUN",
+            8,
+        )
+
+
+class TestFleetsMadeByHand:
+    FLEET = OrchestratorConfig(Path("/base"), (AgentDefinition("a", AgentLayer.GROWTH, "bash", "true"),))
+
+    def test_pass_when_they_are_in_order(self):
+        assert check_config(self.FLEET) == ()
+
+    def test_are_held_to_absolute_paths(self):
+        review = CompoundReviewConfig("@daily", Path("repo"))
+        fleet = attrs.evolve(self.FLEET, working_dir=Path(), state_dir=Path("s"), compound_review=review)
+        assert [(each.path, each.problem, each.line) for each in check_config(fleet)] == [
+            (path, "must be an absolute path", None)
+            for path in ("working_dir", "state_dir", "compound_review.repo_path")
+        ]
+
+    def test_need_all_three_layers(self):
+        fleet = attrs.evolve(self.FLEET, layers={AgentLayer.CORE: LayerConfig()})
+        assert [each.path for each in check_config(fleet)] == ["layers.Safety", "layers.Growth"]
+
+
+class TestWarnings:
+    def test_there_are_none_for_a_plain_fleet_but_for_a_grace_that_takes_over_a_third(self, parse):
+        config = parse("shutdown_grace_secs = 15\n" + AGENT)
+        assert warnings_of(config) == ()
+        (fault,) = warnings_of(attrs.evolve(config, shutdown_grace_secs=14.9))
+        assert fault.path == "agents[0].grace_secs"
+        assert fault.problem.startswith("5 is over a third of shutdown_grace_secs (14.9)")
+
+    def test_a_review_is_said_not_to_run_yet(self, parse):
+        config = parse(f'shutdown_grace_secs = 15\n{AGENT}[compound_review]\nschedule = "@daily"\nrepo_path = "."\n')
+        assert [fault.path for fault in warnings_of(config)] == ["compound_review"]

@@ -1,0 +1,107 @@
+"""docs/configuration.md names every key, with its default and its limits, and no key that is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import pytest
+
+from darkfactory.config import limits, parse_config
+from darkfactory.model.fleet import (
+    AgentDefinition,
+    AgentLayer,
+    CompoundReviewConfig,
+    LayerConfig,
+    NightwatchConfig,
+    OrchestratorConfig,
+    ToolConfig,
+)
+
+SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
+    "Top of the file": OrchestratorConfig,
+    "`[layers.X]`": LayerConfig,
+    "`[[agents]]`": AgentDefinition,
+    "`[tools.X]`": ToolConfig,
+    "`[nightwatch]`": NightwatchConfig,
+    "`[compound_review]`": CompoundReviewConfig,
+}
+NO_KEYS = {"source", "layers", "agents", "tools", "nightwatch", "compound_review"}
+"""Fields of the top that are sections, or set by the loader."""
+
+FLEET = """
+{top}
+[layers.Core]
+{layer}
+[tools.mine]
+argv = ["mine"]
+{tool}
+[nightwatch]
+{nightwatch}
+[compound_review]
+schedule = "@daily"
+repo_path = "."
+{review}
+[[agents]]
+name = "a"
+layer = "Core"
+cli_tool = "mine"
+task = "t"
+schedule = "@daily"
+{agent}
+"""
+PLACES = dict(zip(SECTIONS, ("top", "layer", "agent", "tool", "nightwatch", "review"), strict=True))
+
+Tables = Callable[[str], dict[str, list[list[str]]]]
+
+
+def fleet(**lines: str) -> OrchestratorConfig:
+    text = FLEET.format_map(dict.fromkeys(PLACES.values(), "") | lines)
+    return parse_config(text, file="fleet.toml", base=Path("/base"), environ={})
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_every_key_has_its_row_and_every_row_its_key(heading: str, tables: Tables):
+    fields = [field.name for field in attrs.fields(SECTIONS[heading]) if field.name not in NO_KEYS]
+    rows = [row[0].strip("`") for row in tables("configuration")[heading]]
+    assert sorted(rows) == sorted(fields)
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_a_default_written_out_changes_nothing(heading: str, tables: Tables):
+    fields = attrs.fields_dict(SECTIONS[heading])
+    for key, default, *_ in tables("configuration")[heading]:
+        name = key.strip("`")
+        if default == "required":
+            assert fields[name].default is attrs.NOTHING, name
+        elif default == "none":
+            assert fields[name].default is None, name
+        elif name == "name":
+            assert (default, fleet().name) == ("the file's stem", "fleet")
+        else:
+            written = default.split("`")[1]
+            assert fleet(**{PLACES[heading]: f"{name} = {written}"}) == fleet(), name
+
+
+def test_a_safety_agent_has_no_timeout():
+    safety = AgentDefinition("a", AgentLayer.SAFETY, "demo", "t")
+    assert safety.timeout_secs is None
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_the_value_column_tells_unit_and_limits(heading: str, tables: Tables):
+    for key, _, value, _ in tables("configuration")[heading]:
+        name = key.strip("`")
+        limit = limits._LIMITS.get(name)
+        if limit is not None:
+            unit = {"secs": "seconds, ", "bytes": "bytes, "}.get(name.rpartition("_")[2], "")
+            assert value == unit + in_words(limit), name
+        else:
+            assert not name.endswith(("_secs", "_bytes")), name
+
+
+def in_words(limit: limits.Limit) -> str:
+    if limit.above:
+        return f"more than {limit.low:g}"
+    return f"{limit.low:g} to {limit.high:g}" if limit.high == 1 else f"{limit.low:g} or more"

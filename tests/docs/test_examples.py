@@ -1,0 +1,92 @@
+"""What the documentation shows does what it says: the example fleet, and every block of Python and TOML."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from darkfactory.config import load_config, parse_config, warnings_of
+from darkfactory.model.fleet import AgentLayer
+
+
+@pytest.mark.real
+def test_a_python_block_runs_without_a_warning(python_block: str, root: Path, tmp_path: Path):
+    program = tmp_path / "block.py"
+    program.write_text(python_block)
+    shutil.copy(root / "fleet.example.toml", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", program],
+        cwd=tmp_path,
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_toml_block_is_a_fleet_file(toml_block: str):
+    wanted = dict.fromkeys(re.findall(r"\$\{(\w+)\}", toml_block), "x")
+    config = parse_config(toml_block, file="fleet.toml", base=Path("/base"), environ=wanted)
+    assert config.agents
+
+
+def test_the_example_has_one_agent_in_each_layer_and_runs_anywhere(root: Path):
+    config = load_config(root / "fleet.example.toml", {})
+    assert [agent.layer for agent in config.agents] == list(AgentLayer)
+    assert {agent.cli_tool for agent in config.agents} == {"demo"}
+    assert config.working_dir == root
+    assert not warnings_of(config)
+
+
+@pytest.mark.real
+async def test_the_example_runs_at_once_and_stops_in_order_when_it_is_asked_to(root: Path, tmp_path: Path):
+    journal = tmp_path / "darkfactory" / "fleet.example" / "journal" / "00000001.jsonl"
+    with (tmp_path / "log").open("wb") as log:
+        run = partial(
+            trio.run_process,
+            [sys.executable, "-m", "darkfactory", root / "fleet.example.toml"],
+            env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            check=False,
+        )
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(60):
+                factory: trio.Process = await nursery.start(run)
+                while not (journal.exists() and '"kind":"run_ended"' in journal.read_text()):
+                    assert factory.returncode is None, (tmp_path / "log").read_text()
+                    await trio.sleep(0.05)
+                factory.send_signal(signal.SIGTERM)
+                assert await factory.wait() == 0
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    (ended,) = (record for record in records if record["kind"] == "run_ended")
+    assert (ended["agent"], ended["reason"]) == ("security-sentinel", "succeeded")
+    assert records[-1]["kind"] == "factory_stopped"
+
+
+def test_the_readme_marks_one_command_to_run_and_one_to_test(page: Callable[[str], str]):
+    marked = dict(re.findall(r"<!-- command: (\w+) -->\n```sh\n(.+)\n```\n", page("README")))
+    assert marked.keys() == {"run", "test"}
+    assert marked["run"].endswith("-m darkfactory fleet.example.toml")
+    assert marked["test"].endswith("-m pytest")
+
+
+def test_the_readme_links_to_files_that_exist(page: Callable[[str], str], root: Path):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page("README"))
+    assert links
+    assert [link for link in links if not (root / link).is_file()] == []

@@ -1,0 +1,88 @@
+"""The tables of words in the documentation are those of the code: none is missing, none is stale."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import darkfactory
+from darkfactory.model.ends import Reason
+from darkfactory.model.fleet import AgentDefinition, AgentLayer
+from darkfactory.model.state import Phase
+from darkfactory.policy.restart import AFTER
+from darkfactory.tools import BUILTIN, demo_agent
+from darkfactory.tools.tool import Prompt
+
+SOURCE = Path(darkfactory.__file__).parent
+
+Tables = Callable[[str], dict[str, list[list[str]]]]
+
+
+def code(*rooms: str) -> str:
+    """The source of these rooms."""
+    return "\n".join(path.read_text(encoding="utf-8") for room in rooms for path in (SOURCE / room).rglob("*.py"))
+
+
+def words(rows: list[list[str]]) -> Iterator[str]:
+    """The words of a table's first column."""
+    for row in rows:
+        yield from re.findall(r"`([\w-]+)`", row[0])
+
+
+def test_the_table_of_ends_is_the_one_that_is_obeyed(tables: Tables):
+    rows = tables("concepts")["What the end of a run means"]
+    documented = {row[0].strip("`"): row[1:] for row in rows}
+    obeyed = {
+        reason.value: ["yes" if after.counts else "no", after.safety.value, after.others.value]
+        for reason, after in AFTER.items()
+    }
+    assert documented == obeyed
+    assert set(AFTER) == set(Reason)
+
+
+def test_every_reason_of_the_gate_is_explained(tables: Tables):
+    policy = code("policy")
+    waits = {*re.findall(r'\bQueue\(\s*"(\w+)"', policy), *re.findall(r'delayed_by\b.*"(\w+)"', policy)}
+    refusals = {*re.findall(r'\bRefuse\(\s*"(\w+)"', policy)}
+    rows = tables("concepts")["Why a run does not start"]
+    documented = {word: row[1] for row in rows for word in words([row])}
+    assert documented == dict.fromkeys(waits, "waits") | dict.fromkeys(refusals, "refused")
+
+
+def test_every_kind_of_record_is_explained(tables: Tables):
+    kinds = set(re.findall(r'(?:\.record|\bRecord)\(\s*"(\w+)"', code("policy", "runtime")))
+    assert set(words(tables("operations")["The journal's records"])) == kinds
+
+
+def test_every_event_of_the_log_alone_is_explained(tables: Tables):
+    events = set(re.findall(r'_log\.\w+\(\s*"(\w+)"', code(".")))
+    assert set(words(tables("operations")["Logs"])) == events
+
+
+def test_every_condition_of_a_status_is_explained(tables: Tables):
+    conditions = set(re.findall(r'return "(\w+)",', (SOURCE / "runtime" / "status.py").read_text(encoding="utf-8")))
+    phases = {phase.value for phase in Phase}
+    assert set(words(tables("library")["Statuses"])) == conditions | phases
+
+
+def test_every_behaviour_of_the_demo_agent_is_explained(tables: Tables):
+    assert sorted(words(tables("tools")["demo"])) == sorted(demo_agent.BEHAVIOURS)
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_the_command_line_and_the_environment_of_a_tool_are_as_shown(name: str, page: Callable[[str], str]):
+    tool = BUILTIN[name](name)
+    agent = AgentDefinition("a", AgentLayer.SAFETY, name, "t", model="MODEL", args=("ARGS",))
+    argv = shlex.join(tool.argv(agent, Prompt("t", Path("STATE/runs/RUN/prompt.md"))))
+    if name == "demo":
+        argv = argv.replace(tool.program, "PYTHON").replace(str(Path(demo_agent.__file__)), "DEMO_AGENT")
+    (section,) = re.findall(rf"^## {name}$(.*?)(?=^## )", page("tools"), re.MULTILINE | re.DOTALL)
+    assert f"\n    {argv}\n" in section
+    for variable in tool.env_pass:
+        assert f"`{variable}`" in section
+    for variable, value in tool.env.items():
+        assert f"`{variable}={value}`" in section

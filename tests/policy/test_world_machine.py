@@ -1,0 +1,233 @@
+"""A machine plays the world against `decide`, and the promises of the design are its invariants."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from darkfactory.model import actions
+from darkfactory.model.actions import Cause
+from darkfactory.model.drift import ACTION_FOR, CorrectionLevel, DriftMetrics, DriftScore
+from darkfactory.model.ends import Reason, Verdict
+from darkfactory.model.events import (
+    DriftAlert,
+    Event,
+    OutputSeen,
+    ResumeAsked,
+    RunEnded,
+    RunStarted,
+    ShutdownAsked,
+    Spawn,
+    StartAsked,
+    Tick,
+    ToolsChecked,
+)
+from darkfactory.model.fleet import STOP_ORDER, LayerConfig, Overlap
+from darkfactory.policy.history import fold
+from darkfactory.policy.restart import AFTER
+
+from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent, fleet, moment
+
+AGENTS = (
+    agent("watch", SAFETY),
+    agent("announcing", SAFETY, timeout_secs=500.0),
+    agent("off", SAFETY, enabled=False),
+    agent("nightly", CORE, retries=2),
+    agent("queueing", CORE, overlap=Overlap.QUEUE, jitter_secs=30.0),
+    agent("restarting", CORE, overlap=Overlap.RESTART, max_runs_per_day=5),
+    agent("helper", GROWTH, retries=1),
+    agent("other", GROWTH, max_output_bytes=1000),
+)
+NAMES = [definition.name for definition in AGENTS]
+ENDS = [reason for reason in Reason if reason not in (Reason.LOST, Reason.SHUTDOWN)]
+
+
+class Factory(RuleBasedStateMachine):
+    """The rules are what can happen; what the factory may do about it is checked at every action."""
+
+    @initialize(cap=st.integers(1, 6), max_restarts=st.integers(0, 3))
+    def begin(self, cap: int, max_restarts: int) -> None:
+        layer = LayerConfig(max_restarts=max_restarts, period_secs=300.0, success_cooldown_secs=20.0)
+        self.world = World(fleet(*AGENTS, layer=layer, max_concurrent_runs=cap))
+        self.layer = layer
+        self.bad_ends: dict[str, list[float]] = {}
+        self.missing: set[str] = set()
+        self.occurrences: set[tuple[str, object]] = set()
+        self.killed = False
+        self.tell(ToolsChecked(moment(0), {}))
+
+    def tell(self, event: Event) -> None:
+        held = {name for name, state in self.world.state.agents.items() if state.hold is not None}
+        living = {order.agent for order in self.world.orders.values()}
+        layers = [order.layer for order in self.world.orders.values()]
+        was_stopping = self.world.state.stopping is not None
+        begun: set[str] = set()
+        for action in self.world.tell(event):
+            match action:
+                case actions.Record(kind="resumed"):
+                    held.discard(action.data["agent"])
+                    self.bad_ends.pop(action.data["agent"], None)
+                case actions.Record(kind="held"):
+                    held.add(action.data["agent"])
+                case actions.Record(kind="run_begun"):
+                    begun.add(action.data["run"])
+                case actions.StartRun():
+                    assert action.run_id in begun, "the journal knows it first"
+                    assert action.agent not in living, "never two runs of an agent"
+                    assert not was_stopping
+                    assert action.agent not in held
+                    assert action.agent != "off"
+                    assert action.agent not in self.missing
+                    recent = [at for at in self.bad_ends.get(action.agent, ()) if at > event.when.at - 300.0]
+                    assert len(recent) <= self.layer.max_restarts, "restarts within intensity"
+                    if action.occurrence is not None and action.attempt == 1:
+                        key = (action.agent, action.occurrence)
+                        assert key not in self.occurrences, "never fired twice"
+                        self.occurrences.add(key)
+                    living.add(action.agent)
+                case actions.StopLayer() if not self.killed:
+                    earlier = STOP_ORDER[: STOP_ORDER.index(action.layer)]
+                    assert not set(earlier) & set(layers), "layers stop in order"
+                case actions.Finish():
+                    assert action.exit_code == (1 if self.world.orders else 0)
+                case _:
+                    pass
+
+    def live_run(self, data: st.DataObject) -> actions.StartRun:
+        return data.draw(st.sampled_from(sorted(self.world.orders.values(), key=lambda order: order.run_id)))
+
+    alive = precondition(lambda self: bool(self.world.orders) and self.world.finish is None)
+    going = precondition(lambda self: self.world.finish is None)
+
+    @going
+    @rule(secs=st.floats(0.0, 200.0))
+    def time_passes(self, secs: float) -> None:
+        """Time never passes a deadline unnoticed: the supervisor wakes at it."""
+        until = self.world.at + secs
+        while self.world.finish is None and self.world.state.next_deadline() <= until:
+            self.tell(Tick(moment(max(self.world.at, self.world.state.next_deadline()))))
+        if self.world.finish is None:
+            self.tell(Tick(moment(until)))
+
+    @alive
+    @rule(data=st.data())
+    def run_starts(self, data: st.DataObject) -> None:
+        self.tell(RunStarted(self.world.now(), self.live_run(data).run_id, 4711))
+
+    @alive
+    @rule(data=st.data(), output_bytes=st.integers(0, 2000), finished=st.booleans())
+    def run_prints(self, data: st.DataObject, output_bytes: int, finished: bool) -> None:
+        self.tell(OutputSeen(self.world.now(), self.live_run(data).run_id, output_bytes, finished))
+
+    @alive
+    @rule(data=st.data(), reason=st.sampled_from(ENDS))
+    def run_ends(self, data: st.DataObject, reason: Reason) -> None:
+        order = self.live_run(data)
+        stop = self.world.stops.get(order.run_id)
+        if stop is not None:
+            reason = stop.reason
+        if AFTER[reason].counts:
+            self.bad_ends.setdefault(order.agent, []).append(self.world.at)
+        del self.world.orders[order.run_id]
+        self.world.stops.pop(order.run_id, None)
+        self.tell(RunEnded(self.world.now(), order.run_id, Verdict(reason, "because"), 0))
+
+    @going
+    @rule(name=st.sampled_from(["nightly", "queueing", "restarting"]), ago=st.floats(0.0, 5000.0))
+    def occurrence(self, name: str, ago: float) -> None:
+        occurrence = EPOCH + timedelta(seconds=round(self.world.at - ago))
+        self.tell(Spawn(self.world.now(), name, occurrence))
+
+    @going
+    @rule(name=st.sampled_from(NAMES), number=st.integers(1, 1000))
+    def start_asked(self, name: str, number: int) -> None:
+        self.tell(StartAsked(self.world.now(), name, number))
+        assert number in self.world.answers
+
+    @going
+    @rule(name=st.sampled_from(NAMES), number=st.integers(1001, 2000))
+    def resume_asked(self, name: str, number: int) -> None:
+        self.tell(ResumeAsked(self.world.now(), name, number))
+        assert number in self.world.answers
+
+    @going
+    @rule(name=st.sampled_from(NAMES), level=st.sampled_from(CorrectionLevel))
+    def drift(self, name: str, level: CorrectionLevel) -> None:
+        score = DriftScore(name, 0.5, DriftMetrics(0.5, 0.5, 0.5, 30), level)
+        self.tell(DriftAlert(self.world.now(), name, score, ACTION_FOR[level]))
+
+    @going
+    @rule(missing=st.sets(st.sampled_from(NAMES)))
+    def tools_checked(self, missing: set[str]) -> None:
+        self.missing = missing
+        self.tell(ToolsChecked(self.world.now(), dict.fromkeys(missing, "not on PATH")))
+
+    @going
+    @rule(kill=st.sampled_from([False, False, True]))
+    def shutdown(self, kill: bool) -> None:
+        self.killed = self.killed or kill
+        self.tell(ShutdownAsked(self.world.now(), "test", kill))
+
+    @precondition(lambda self: self.world.finish is not None)
+    @rule()
+    def it_is_over(self) -> None:
+        """Nothing is fed to a supervisor that has finished."""
+
+    @invariant()
+    def state_agrees_with_the_world(self) -> None:
+        world = self.world
+        assert dict(world.state.runs) == {order.run_id: order.agent for order in world.orders.values()}
+        for name, state in world.state.agents.items():
+            assert (state.run is not None) == world.lives(name)
+        assert len(world.orders) <= world.config.max_concurrent_runs
+
+    @invariant()
+    def the_queue_holds_one_request_for_each_key(self) -> None:
+        keys = [request.key for request in self.world.state.queue]
+        assert len(keys) == len(set(keys))
+
+    @invariant()
+    def deciding_makes_progress(self) -> None:
+        if self.world.finish is None:
+            assert self.world.state.next_deadline() > self.world.at
+
+    @invariant()
+    def it_finishes_only_when_nobody_lives_or_the_bound_has_come(self) -> None:
+        stopping = self.world.state.stopping
+        if self.world.finish is not None:
+            assert stopping is not None
+            assert not self.world.orders or self.world.at >= stopping.bound_at - 0.01
+        elif stopping is not None:
+            assert self.world.orders
+
+    @invariant()
+    def the_fold_of_the_journal_is_the_durable_state(self) -> None:
+        durable = fold(self.world.lines(), self.world.config.timezone)
+        state = self.world.state
+        assert durable.alive == dict(state.runs)
+        assert durable.holds == {name: agent.hold for name, agent in state.agents.items() if agent.hold is not None}
+        assert {name: at for name, (_, at) in durable.cursors.items()} == {
+            name: agent.cursor for name, agent in state.agents.items() if agent.cursor is not None
+        }
+        assert durable.pending.keys() == {
+            request.key for request in state.queue if request.cause is not Cause.ALWAYS_ON
+        }
+        for request in state.queue:
+            if request.cause is not Cause.ALWAYS_ON:
+                _, occurrence, attempt = durable.pending[request.key]
+                assert (occurrence, attempt) == (request.occurrence, request.attempt)
+        for name, agent_state in state.agents.items():
+            assert durable.runs_on.get(name) == agent_state.runs_on
+            ends = [(end - EPOCH).total_seconds() for end in durable.bad_ends.get(name, ())]
+            assert ends[len(ends) - len(agent_state.bad_ends) :] == [*map(_to_micro, agent_state.bad_ends)]
+
+
+def _to_micro(at: float) -> float:
+    return (moment(at).utc - EPOCH).total_seconds()
+
+
+Factory.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+test_the_world_against_decide = Factory.TestCase
