@@ -13,10 +13,24 @@ import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+import structlog
 
 MARK = "DARKFACTORY_RUN"
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """No test prints logs; `structlog.testing.capture_logs` still sees them."""
+
+    def drop(*_: object) -> NoReturn:
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[drop])
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)

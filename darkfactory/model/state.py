@@ -51,8 +51,8 @@ class Request:
 
     agent: str
     cause: Cause
-    asked: datetime
-    """UTC; requests older than their TTL are dropped."""
+    wanted_at: datetime
+    """UTC: from when it may start, and its TTL counts; a retry's lies in the future."""
     occurrence: datetime | None = None
     attempt: int = 1
     not_before: float = -inf
@@ -163,7 +163,7 @@ class Durable:
     bad_ends: Mapping[str, tuple[datetime, ...]] = field(factory=dict)
     """Oldest first; not yet cut to the period, which the configuration may have changed."""
     pending: Mapping[tuple[str, Cause], tuple[datetime, datetime | None, int]] = field(factory=dict)
-    """(agent, cause) -> asked, occurrence, attempt: accepted and neither begun nor dropped."""
+    """(agent, cause) -> wanted_at, occurrence, attempt: accepted and neither begun nor dropped."""
     alive: Mapping[str, str] = field(factory=dict)
     """Run id -> agent: begun and without a verdict."""
     runs_on: Mapping[str, tuple[date, int]] = field(factory=dict)

@@ -67,7 +67,7 @@ def _lateness(agent: AgentState, request: Request, when: Moment) -> Refuse | Non
         allowed = max(definition.catchup_secs, ON_TIME_SECS) + definition.jitter_secs
         if when.utc - request.occurrence > timedelta(seconds=allowed):
             return Refuse("missed", f"older than catchup_secs ({definition.catchup_secs:g}) when it could start")
-    elif when.utc - request.asked > timedelta(seconds=REQUEST_TTL_SECS):
+    elif when.utc - request.wanted_at > timedelta(seconds=REQUEST_TTL_SECS):
         return Refuse("expired", f"waited longer than {REQUEST_TTL_SECS:g} s")
     return None
 

@@ -62,9 +62,9 @@ def initial(
             forgotten.add((definition.name, Cause.CRON))
     for run_id, name in durable.alive.items():
         draft.record("run_ended", Severity.WARNING, run=run_id, agent=name, reason=Reason.LOST.value)
-    for (name, cause), (asked, occurrence, attempt) in durable.pending.items():
+    for (name, cause), (wanted_at, occurrence, attempt) in durable.pending.items():
         if name in draft.agents and (name, cause) not in forgotten:
-            draft.queue.append(Request(name, cause, asked, occurrence, attempt))
+            draft.queue.append(Request(name, cause, wanted_at, occurrence, attempt))
     for name in resume:
         _resume(draft, name)
     unknown = {name for name in (*durable.cursors, *durable.holds) if name not in draft.agents}
@@ -171,7 +171,8 @@ def _occurrence(draft: Draft, event: events.Spawn) -> None:
         occurrence=timestamp(event.occurrence),
         first_missed=timestamp(event.first_missed) if event.first_missed else None,
     )
-    if agent.run is not None and agent.definition.overlap is Overlap.SKIP:
+    # one that takes the place of an occurrence that was accepted already is not skipped: that one would be lost with it
+    if agent.run is not None and agent.definition.overlap is Overlap.SKIP and superseded is None:
         drop(draft, request, Refuse("overlap", f"its run {agent.run.id} lives"))
         return
     restarts = agent.definition.overlap is Overlap.RESTART and not isinstance(ask_gate(draft, request), Refuse)
@@ -261,11 +262,20 @@ def _plan_again(draft: Draft, run: Run, reason: Reason, bad_ends: int) -> None:
             delay = restart.backoff(bad_ends, layer, fraction(draft.seed, "backoff", run.id))
             delayed_by = "backoff"
     if any(request.key == (run.agent, run.cause) for request in draft.queue):
-        return  # a newer occurrence or request waits already
+        occurrence = timestamp(run.occurrence) if run.occurrence else None
+        draft.record(
+            "retry_dropped",
+            agent=run.agent,
+            run=run.id,
+            occurrence=occurrence,
+            reason="superseded",
+            detail="a newer request of the same kind waits already",
+        )
+        return
     request = Request(
         run.agent,
         run.cause,
-        asked=draft.when.utc + timedelta(seconds=delay),
+        wanted_at=draft.when.utc + timedelta(seconds=delay),
         occurrence=run.occurrence,
         attempt=1 if run.cause is Cause.ALWAYS_ON else run.attempt + 1,
         not_before=draft.when.at + delay,

@@ -61,7 +61,7 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 pending[agent, Cause.CRON] = (utc, scheduled, 1)
             case "queued" if line["cause"] != Cause.ALWAYS_ON.value:
                 occurrence = instant(line["occurrence"]) if line.get("occurrence") else None
-                pending[agent, Cause(line["cause"])] = (instant(line["asked"]), occurrence, line["attempt"])
+                pending[agent, Cause(line["cause"])] = (instant(line["wanted_at"]), occurrence, line["attempt"])
             case "dropped":
                 pending.pop((agent, Cause(line["cause"])), None)
             case "run_begun":

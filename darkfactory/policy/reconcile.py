@@ -44,7 +44,7 @@ def _reconcile_agent(draft: Draft, name: str) -> None:
             draft.wake(name, limit.at)
     elif agent.definition.layer is AgentLayer.SAFETY and draft.stopping is None:
         if not any(request.key == (name, Cause.ALWAYS_ON) for request in draft.queue):
-            draft.queue.append(Request(name, Cause.ALWAYS_ON, asked=draft.when.utc))
+            draft.queue.append(Request(name, Cause.ALWAYS_ON, wanted_at=draft.when.utc))
         draft.gate_moved = True
 
 
@@ -124,7 +124,7 @@ def _record_waiting(draft: Draft, request: Request, waits: Queue) -> None:
         durable=durable,
         agent=request.agent,
         cause=request.cause.value,
-        asked=timestamp(request.asked),
+        wanted_at=timestamp(request.wanted_at),
         occurrence=timestamp(request.occurrence) if request.occurrence else None,
         attempt=request.attempt,
         reason=waits.reason,

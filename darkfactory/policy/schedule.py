@@ -93,15 +93,18 @@ class ScheduledAgent:
     cursor: datetime
     """UTC; the newest occurrence dealt with."""
 
-    def next(self) -> datetime | None:
-        """The next occurrence, in UTC; None when there is none."""
-        return self.schedule.after(self.cursor)
+    upcoming: datetime | None = field(init=False)
+    """The next occurrence, UTC; None when there is none."""
+
+    def __attrs_post_init__(self) -> None:
+        self.upcoming = self.schedule.after(self.cursor)
 
     def take(self, now: datetime) -> Due | None:
         """Everything due by `now`, coalesced into the newest, and the cursor moved onto it; None if nothing is due."""
-        first = self.next()
+        first = self.upcoming
         if first is None or first > now:
             return None
         newest = self.schedule.newest(first, now) or first
         self.cursor = newest
+        self.upcoming = self.schedule.after(newest)
         return Due(self.name, newest, first if newest != first else None)

@@ -11,6 +11,7 @@ layers are stopped in order before anything is raised.
 
 from __future__ import annotations
 
+import difflib
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -163,8 +164,11 @@ class AgentOrchestrator:
         return await self._alive().ask(event)
 
     def _require(self, agent: str) -> None:
-        if all(agent != definition.name for definition in self.config.agents):
-            raise AgentNotFound(f"no agent is named {agent!r}")
+        names = [definition.name for definition in self.config.agents]
+        if agent not in names:
+            near = difflib.get_close_matches(agent, names, 1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"the agents are {', '.join(names)}"
+            raise AgentNotFound(f"no agent is named {agent!r}; {remedy}")
 
     def _alive(self) -> _Life:
         if self._life is None:

@@ -60,6 +60,5 @@ class TimeScheduler:
                 yield due
 
     def _plan(self, agent: ScheduledAgent) -> None:
-        occurrence = agent.next()
-        if occurrence is not None:
-            heapq.heappush(self._heap, (occurrence, agent.name))
+        if agent.upcoming is not None:
+            heapq.heappush(self._heap, (agent.upcoming, agent.name))

@@ -121,9 +121,10 @@ def huge_line(options: Options) -> None:
     write(said(options.huge_bytes) + b"\n")
 
 
-def truncate_stderr(_options: Options) -> None:
+def truncate_stderr(options: Options) -> None:
     """Write to stderr, throw that away as `echo x > /dev/stderr` does where it is a file, and write again."""
     print("before, 1\nbefore, 2", file=sys.stderr, flush=True)
+    time.sleep(options.pause)  # noqa: TID251 - a program of its own, without Trio
     Path("/dev/stderr").write_text("truncated\n", encoding="ascii")
     print("after", file=sys.stderr, flush=True)
 

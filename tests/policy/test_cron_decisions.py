@@ -340,3 +340,13 @@ def test_what_the_journal_knows_of_agents_no_longer_declared_is_told_once_a_star
     world = busy().reborn(fleet(agent("other", CORE)))
     (kept,) = world.kinds("state_kept")
     assert kept.data["agents"] == ["job"]
+
+
+def test_with_overlap_skip_an_occurrence_takes_the_place_of_one_that_was_accepted_already() -> None:
+    world = World.begun(agent("nightly", CORE, schedule="* * * * *", jitter_secs=3600.0))
+    world.due("nightly", 60.0)  # waits for its jitter
+    world.asks("nightly", 61.0)
+    world.due("nightly", 120.0)  # the operator's run lives now
+    assert [record.data["reason"] for record in world.kinds("dropped")] == ["superseded"]
+    (waiting,) = world.state.queue
+    assert waiting.occurrence == moment(120.0).utc

@@ -36,7 +36,7 @@ OCCURRENCE = line("occurrence", ONE, occurrence=timestamp(NOON))
 BEGUN = line("run_begun", ONE, run=RUN, cause="cron", attempt=1)
 HELD = line("held", reason="drift", detail="0.80")
 FAILED = line("run_ended", ONE, run=RUN, reason="failed")
-QUEUED = line("queued", ONE, cause="operator", asked=timestamp(NOON), attempt=2, reason="own_run")
+QUEUED = line("queued", ONE, cause="operator", wanted_at=timestamp(NOON), attempt=2, reason="own_run")
 
 
 @given(st.datetimes(datetime(1970, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 -- hypothesis wants a naive bound
@@ -82,7 +82,7 @@ def test_a_line_is_flat_json_with_time_and_kind_first() -> None:
         pytest.param([ARMED, OCCURRENCE, line("schedule_disarmed")], Durable(), id="schedule_disarmed while one waits"),
         pytest.param([QUEUED], Durable(pending={("a", Cause.OPERATOR): (NOON, None, 2)}), id="queued"),
         pytest.param(
-            [line("queued", cause="cron", asked=timestamp(ONE), occurrence=timestamp(NOON), attempt=3)],
+            [line("queued", cause="cron", wanted_at=timestamp(ONE), occurrence=timestamp(NOON), attempt=3)],
             Durable(pending={("a", Cause.CRON): (ONE, NOON, 3)}),
             id="queued for an occurrence",
         ),

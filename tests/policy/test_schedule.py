@@ -231,10 +231,10 @@ def test_newest_is_the_last_one_of_all(expression_and_minutes: tuple[str, int], 
 
 def test_a_week_of_downtime_is_one_occurrence_the_newest() -> None:
     it = ScheduledAgent("it", Schedule("0 2 * * *", GMT), utc("2026-01-05T02:00"))
-    assert it.next() == utc("2026-01-06T02:00")
+    assert it.upcoming == utc("2026-01-06T02:00")
     assert it.take(utc("2026-01-12T12:00")) == Due("it", utc("2026-01-12T02:00"), utc("2026-01-06T02:00"))
     assert it.take(utc("2026-01-12T12:00")) is None
-    assert it.next() == utc("2026-01-13T02:00")
+    assert it.upcoming == utc("2026-01-13T02:00")
 
 
 def test_an_occurrence_that_is_on_time_missed_none() -> None:
@@ -267,5 +267,5 @@ def test_whatever_the_clock_does_an_occurrence_is_taken_once_and_in_order(
             assert newest < first <= due.occurrence <= now
             assert due.first_missed != due.occurrence
             newest = due.occurrence
-        upcoming = it.next()
+        upcoming = it.upcoming
         assert upcoming is None or upcoming > now

@@ -1,0 +1,320 @@
+"""The command as a person or systemd runs it: signals, exit codes, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+FLEET = """
+working_dir = "{work}"
+state_dir = "{state}"
+shutdown_grace_secs = 2
+
+[[agents]]
+name = "watch"
+layer = "Safety"
+cli_tool = "bash"
+task = "{task}"
+
+[[agents]]
+name = "nightly"
+layer = "Core"
+cli_tool = "demo"
+task = "x"
+schedule = "0 3 * * *"
+
+[[agents]]
+name = "helper"
+layer = "Growth"
+cli_tool = "demo"
+task = "x"
+"""
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    return write(tmp_path, "echo ready; sleep 1000")
+
+
+def write(directory: Path, task: str, more: str = "") -> Path:
+    (directory / "work").mkdir(exist_ok=True)
+    file = directory / "fleet.toml"
+    file.write_text(FLEET.format(work=directory / "work", state=directory / "state", task=task) + more)
+    return file
+
+
+def darkfactory(*words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "darkfactory", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | env,
+        check=False,
+    )
+
+
+@contextmanager
+def running(file: Path, *words: str, code: str = "from darkfactory.cli import main") -> Iterator[subprocess.Popen[str]]:
+    """The command, until its first agent has printed something; killed at the end if it has not ended."""
+    command = [sys.executable, "-c", f"{code}\nmain()", str(file), *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
+        try:
+            until(lambda: any(path.stat().st_size for path in file.parent.glob("state/runs/*/stdout")), process)
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # noqa: TID251 - polls another process
+
+
+def journal(file: Path, kind: str) -> list[dict[str, Any]]:
+    return [line for line in lines_of(file) if line["kind"] == kind]
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    """The journal as it is now; a factory may be writing its last line."""
+    segments = [path.read_bytes() for path in file.parent.glob("state/journal/*")]
+    return [
+        json.loads(line) for segment in segments for line in segment.splitlines(keepends=True) if line[-1:] == b"\n"
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_the_factory_in_order(fleet: Path, number: signal.Signals) -> None:
+    with running(fleet) as process:
+        process.send_signal(number)
+        _, log = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert journal(fleet, "factory_stopping")[0]["why"] == number.name
+    assert journal(fleet, "run_ended")[0]["reason"] == "shutdown"
+    assert [json.loads(line)["event"] for line in log.splitlines()][-1] == "factory_stopped"
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_kills_at_once(tmp_path: Path, number: signal.Signals, exit_code: int) -> None:
+    file = write(tmp_path, "trap '' TERM; echo ready; while :; do sleep 1000; done")
+    with running(file) as process:
+        process.send_signal(number)
+        until(lambda: bool(journal(file, "factory_stopping")), process)
+        process.send_signal(number)
+        process.communicate(timeout=20)
+    assert process.returncode == exit_code
+    assert journal(file, "run_ended")[0]["exit_code"] == -9
+
+
+def test_one_factory_to_a_state_directory(fleet: Path) -> None:
+    with running(fleet) as process:
+        second = darkfactory(fleet)
+        assert second.returncode == 3
+        assert f"pid {process.pid}" in second.stderr
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def test_a_state_directory_belongs_to_one_fleet_file(fleet: Path, tmp_path: Path) -> None:
+    with running(fleet) as process:
+        process.terminate()
+        process.communicate(timeout=20)
+    other = tmp_path / "other.toml"
+    other.write_text(fleet.read_text())
+    refused = darkfactory(other)
+    assert refused.returncode == 2
+    assert str(fleet) in refused.stderr
+    assert "--state-dir" in refused.stderr
+
+
+def test_another_state_directory_can_be_named(fleet: Path, tmp_path: Path) -> None:
+    fleet.write_text(fleet.read_text().replace("sleep 1000", "true"))
+    elsewhere = tmp_path / "elsewhere"
+    command = [sys.executable, "-m", "darkfactory", str(fleet), "--state-dir", str(elsewhere)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
+        until(lambda: bool(list(elsewhere.glob("runs/*/run.json"))), process)
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ('layer = "Safety"', 'layer = "Safty"', ("fleet.toml:8: ", "Safety")),
+        ('schedule = "0 3 * * *"', "", ("agents[1]", "schedule")),
+        ('cli_tool = "bash"', 'cli_tool = "bsh"', ("fleet.toml:9: ", "bash")),
+        ('name = "helper"', 'name = "helper"\ntimeout = 5', ("fleet.toml:21: ", "timeout_secs")),
+        ('working_dir = "', 'working_dir = "/no/such/place', ("fleet.toml:2: ", "working_dir", "directory")),
+        ("[[agents]]", "[[agents", ("TOML",)),
+    ],
+)
+def test_bad_input_is_told_with_its_line_and_nothing_is_started_or_written(
+    fleet: Path, before: str, after: str, told: tuple[str, ...]
+) -> None:
+    fleet.write_text(fleet.read_text().replace(before, after))
+    for command in ((fleet,), ("check", fleet)):
+        refused = darkfactory(*command)
+        assert refused.returncode == 2
+        assert "Traceback" not in refused.stderr
+        for word in told:
+            assert word in refused.stderr
+    assert not (fleet.parent / "state").exists()
+
+
+@pytest.mark.parametrize("words", [("no-such-file.toml",), ("--no-such-option", "x"), ()])
+def test_bad_usage_exits_2_without_a_traceback(words: tuple[str, ...]) -> None:
+    refused = darkfactory(*words)
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+
+
+def test_an_unknown_agent_to_resume_exits_2_and_writes_nothing(fleet: Path) -> None:
+    refused = darkfactory(fleet, "--resume", "watch", "--resume", "wotch")
+    assert refused.returncode == 2
+    assert "'wotch'" in refused.stderr
+    assert "did you mean 'watch'?" in refused.stderr
+    assert not (fleet.parent / "state").exists()
+
+
+def test_a_damaged_journal_is_named_and_nothing_is_started(fleet: Path) -> None:
+    with running(fleet) as process:
+        process.terminate()
+        process.communicate(timeout=20)
+    (segment,) = fleet.parent.glob("state/journal/*")
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join([lines[0], b"{broken\n", *lines[2:]]))
+    refused = darkfactory(fleet)
+    assert refused.returncode == 1
+    assert f"{segment}:2" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert len(segment.read_bytes().splitlines()) == len(lines)
+
+
+def test_a_torn_last_line_is_ignored_and_cut(fleet: Path) -> None:
+    with running(fleet) as process:
+        process.terminate()
+        process.communicate(timeout=20)
+    (segment,) = fleet.parent.glob("state/journal/*")
+    whole = segment.read_bytes()
+    segment.write_bytes(whole + b'{"utc":"2026-01-01T00:00:0')
+    with running(fleet) as process:
+        until(lambda: len(journal(fleet, "factory_started")) == 2, process)
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert segment.read_bytes().startswith(whole + b'{"utc"')
+
+
+def test_what_a_killed_factory_left_is_ended_before_anything_starts(fleet: Path) -> None:
+    with running(fleet) as process:
+        process.kill()
+        process.communicate(timeout=20)
+    (first,) = journal(fleet, "run_begun")
+    with running(fleet) as process:
+        until(lambda: len(journal(fleet, "run_started")) == 2, process)
+        process.terminate()
+        process.communicate(timeout=20)
+    kinds = [line["kind"] for line in lines_of(fleet)]
+    assert kinds.index("leftovers_ended") < len(kinds) - kinds[::-1].index("run_begun")
+    assert journal(fleet, "run_ended")[0] | {"utc": ""} == {
+        "utc": "",
+        "kind": "run_ended",
+        "run": first["run"],
+        "agent": "watch",
+        "reason": "lost",
+    }
+
+
+def test_a_missing_tool_refuses_its_agent_and_the_others_run(fleet: Path, tmp_path: Path) -> None:
+    more = '[[agents]]\nname = "coder"\nlayer = "Safety"\ncli_tool = "/no/such/codex"\ntask = "x"\n'
+    write(tmp_path, "echo ready; sleep 1000", more)
+    with running(fleet) as process:
+        process.terminate()
+        _, log = process.communicate(timeout=20)
+    missing = [line for line in map(json.loads, log.splitlines()) if line.get("agent") == "coder"]
+    assert [(line["event"], line["level"]) for line in missing] == [("tool_missing", "warning")]
+    assert process.returncode == 0
+    assert darkfactory("check", fleet).returncode == 0
+    strict = darkfactory("check", fleet, "--tools")
+    assert strict.returncode == 4
+    assert "coder" in strict.stderr
+
+
+def test_check_shows_layer_tool_program_and_the_next_starts_in_the_fleets_zone(fleet: Path) -> None:
+    fleet.write_text('timezone = "Asia/Tokyo"\n' + fleet.read_text())
+    shown = darkfactory("check", fleet, "--tools")
+    assert shown.returncode == 0
+    watch, nightly, helper = shown.stdout.splitlines()[1:4]
+    assert watch.split()[:3] == ["watch", "Safety", "bash"]
+    assert "/bash" in watch
+    assert nightly.count("03:00 JST") == 3
+    assert "on demand" in helper
+    assert not (fleet.parent / "state").exists()
+
+
+BUGS = {
+    "decide": """
+import darkfactory.runtime.supervisor as room
+true_decide = room.decide
+def decide(state, event):
+    if type(event).__name__ == "OutputSeen":
+        raise ZeroDivisionError("a bug of ours in decide")
+    return true_decide(state, event)
+room.decide = decide
+""",
+    "journal": """
+from darkfactory.devices.journal import FileJournal
+true_append = FileJournal.append
+def append(self, lines, *, durable):
+    lines = list(lines)
+    if any(line["kind"] == "run_started" for line in lines):
+        raise OSError(28, "No space left: a bug of ours in the journal")
+    return true_append(self, lines, durable=durable)
+FileJournal.append = append
+""",
+    "run task": """
+from darkfactory.runtime.intake import Intake
+def feed(self, stream, data):
+    raise ZeroDivisionError("a bug of ours in a run task")
+Intake.finish = feed
+true_terminate = None
+import darkfactory.runtime.agent_run as room
+true_spec = room._LiveRun._spec
+def _spec(self):
+    if self.handle.order.agent == "second":
+        raise ZeroDivisionError("a bug of ours in a run task")
+    return true_spec(self)
+room._LiveRun._spec = _spec
+Intake.finish = lambda self: None
+""",
+}
+
+
+@pytest.mark.parametrize("room", BUGS)
+def test_a_bug_of_ours_stops_everything_in_order_and_is_told(tmp_path: Path, room: str) -> None:
+    more = '[[agents]]\nname = "second"\nlayer = "Safety"\ncli_tool = "bash"\ntask = "echo ready; sleep 1000"\n'
+    file = write(tmp_path, "echo ready; sleep 1000", more)
+    command = [sys.executable, "-c", f"{BUGS[room]}\nfrom darkfactory.cli import main\nmain()", str(file)]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=os.environ)
+    assert failed.returncode == 1
+    assert "a bug of ours in" in failed.stderr
+    assert "its agents were stopped" in failed.stderr

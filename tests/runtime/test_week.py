@@ -1,0 +1,69 @@
+"""A week of the example fleet by the code that runs in production: quick, and the same every time."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio._core._run as trio_internals
+from trio.testing import MockClock
+
+from darkfactory import load_config, open_factory
+from darkfactory.devices.process import LaunchSpec
+from darkfactory.testing import FAILS, HANGS, SUCCEEDS, Script, SimulatedMachine
+
+ROOT = Path(__file__).parents[2]
+WEEK = 7 * 86400.0
+
+
+def week(seed: int) -> SimulatedMachine:
+    """The example fleet for a week; its agents succeed, fail and hang as the seed has it."""
+    chance = random.Random(seed)
+
+    def script(spec: LaunchSpec) -> Script:
+        if spec.run_id.startswith("security-sentinel"):
+            return Script(secs=600.0)
+        return chance.choice([SUCCEEDS, SUCCEEDS, SUCCEEDS, FAILS, HANGS])
+
+    async def live() -> SimulatedMachine:
+        machine = SimulatedMachine(script)
+        fleet = load_config(ROOT / "fleet.example.toml", {})
+        async with open_factory(fleet, machine=machine.open, seed=seed) as factory:
+            for _ in range(7):
+                await factory.start("code-reviewer")
+                await trio.sleep(WEEK / 7)
+        return machine
+
+    return trio.run(live, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_week_has_the_runs_that_it_should() -> None:
+    machine = week(1)
+    assert machine.records("factory_stopped")[0]["exit_code"] == 0
+    assert len(machine.records("occurrence")) == 7 * 24 * 30
+    begun = {line["run"] for line in machine.records("run_begun")}
+    ended = {line["run"] for line in machine.records("run_ended")}
+    assert begun == ended
+    # ten minutes of work, twenty seconds of rest
+    assert abs(len(machine.records("run_begun", agent="security-sentinel")) - WEEK / 620) <= 1
+    # every occurrence ran or says why not
+    occurrences = {line["occurrence"] for line in machine.records("occurrence")}
+    ran = {line["occurrence"] for line in machine.records("run_begun", cause="cron")}
+    dropped = {line["occurrence"] for line in machine.records("dropped", cause="cron")}
+    assert ran | dropped == occurrences
+
+
+def test_a_week_with_one_seed_has_one_journal_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(trio_internals, "_r") or not hasattr(trio_internals, "_ALLOW_DETERMINISTIC_SCHEDULING"):
+        pytest.skip("this Trio no longer lets its task order be fixed")
+    monkeypatch.setattr(trio_internals, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+
+    def journal(seed: int) -> Any:
+        monkeypatch.setattr(trio_internals, "_r", random.Random(0))
+        return bytes(week(seed).journal.data)
+
+    assert journal(7) == journal(7)
+    assert journal(7) != journal(8)
