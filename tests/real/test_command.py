@@ -318,3 +318,20 @@ def test_a_bug_of_ours_stops_everything_in_order_and_is_told(tmp_path: Path, roo
     assert failed.returncode == 1
     assert "a bug of ours in" in failed.stderr
     assert "its agents were stopped" in failed.stderr
+
+
+def test_logs_are_for_people_on_a_terminal_and_json_otherwise(fleet: Path) -> None:
+    leader, follower = os.openpty()
+    try:
+        command = [sys.executable, "-m", "darkfactory", str(fleet)]
+        with subprocess.Popen(command, stderr=follower, stdin=subprocess.DEVNULL) as process:
+            os.close(follower)
+            said = b""
+            while b"run_started" not in said:
+                said += os.read(leader, 4096)
+            process.terminate()
+            process.wait(timeout=20)
+    finally:
+        os.close(leader)
+    assert b"agent=" in said.replace(b"\x1b[36m", b"").replace(b"\x1b[0m", b"")
+    assert b'{"' not in said
