@@ -33,9 +33,16 @@ from darkfactory.errors import (
     StateDirError,
 )
 from darkfactory.model.actions import Admission, Admit, Queue, Refuse
-from darkfactory.model.drift import ACTION_FOR, CorrectionAction, CorrectionLevel, DriftMetrics, DriftScore
+from darkfactory.model.drift import (
+    ACTION_FOR,
+    CorrectionAction,
+    CorrectionLevel,
+    DriftAlert,
+    DriftMetrics,
+    DriftScore,
+)
 from darkfactory.model.ends import Reason, Verdict
-from darkfactory.model.events import DriftAlert, Event, Moment, ScheduleEvent, Spawn
+from darkfactory.model.events import Event, Moment, ScheduleEvent, Spawn
 from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,

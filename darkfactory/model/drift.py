@@ -58,3 +58,12 @@ class DriftScore:
     score: float
     metrics: DriftMetrics
     level: CorrectionLevel
+
+
+@frozen
+class DriftAlert:
+    """An agent has drifted so far that something should be done."""
+
+    agent_name: str
+    drift_score: DriftScore
+    recommended_action: CorrectionAction

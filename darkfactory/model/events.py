@@ -10,7 +10,7 @@ from datetime import datetime
 
 from attrs import frozen
 
-from darkfactory.model.drift import CorrectionAction, DriftScore
+from darkfactory.model.drift import DriftAlert
 from darkfactory.model.ends import Verdict
 
 
@@ -100,12 +100,10 @@ class RunEnded(Event):
 
 
 @frozen
-class DriftAlert(Event):
-    """An agent drifts."""
+class Drifted(Event):
+    """An alert was raised about an agent."""
 
-    agent_name: str
-    drift_score: DriftScore
-    recommended_action: CorrectionAction
+    alert: DriftAlert
 
 
 @frozen

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import assert_never
 
 from darkfactory.model.actions import Severity, Stop, StopAgent
-from darkfactory.model.drift import CorrectionAction
+from darkfactory.model.drift import CorrectionAction, DriftAlert
 from darkfactory.model.ends import Reason
-from darkfactory.model.events import DriftAlert
 from darkfactory.model.state import Hold, Phase
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.reconcile import stop_run

@@ -107,8 +107,8 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             draft.record("output_truncated", Severity.WARNING, durable=False, run=event.run_id, stream=event.stream)
         case events.RunEnded():
             _run_ended(draft, event)
-        case events.DriftAlert():
-            correction.correct(draft, event)
+        case events.Drifted():
+            correction.correct(draft, event.alert)
         case events.StartAsked():
             _start_asked(draft, event)
         case events.ResumeAsked():

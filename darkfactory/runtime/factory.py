@@ -27,7 +27,8 @@ from darkfactory.devices.machine import Machine, open_machine
 from darkfactory.devices.statedir import default_state_dir
 from darkfactory.errors import AgentNotFound, ConfigError, OrchestratorError
 from darkfactory.model.actions import Admission, Answer, Finish, Record, Resumed, Severity
-from darkfactory.model.events import DriftAlert, Event, Moment, ResumeAsked, ShutdownAsked, StartAsked
+from darkfactory.model.drift import DriftAlert
+from darkfactory.model.events import Drifted, Event, Moment, ResumeAsked, ShutdownAsked, StartAsked
 from darkfactory.model.fleet import AgentLayer, OrchestratorConfig
 from darkfactory.model.state import State
 from darkfactory.policy.decide import initial
@@ -157,7 +158,8 @@ class AgentOrchestrator:
     async def post(self, alert: DriftAlert) -> None:
         """Hand the supervisor a drift alert, as if the factory's own watch had raised it."""
         self._require(alert.agent_name)
-        await self._alive().sender.send(alert)
+        sender = self._alive().sender
+        await sender.send(Drifted(sender.now(), alert))
 
     async def _ask(self, agent: str, event: Callable[[Moment, int], Event]) -> Answer:
         self._require(agent)

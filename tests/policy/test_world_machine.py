@@ -10,10 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from darkfactory.model import actions
 from darkfactory.model.actions import Cause
-from darkfactory.model.drift import ACTION_FOR, CorrectionLevel, DriftMetrics, DriftScore
+from darkfactory.model.drift import ACTION_FOR, CorrectionLevel, DriftAlert, DriftMetrics, DriftScore
 from darkfactory.model.ends import Reason, Verdict
 from darkfactory.model.events import (
-    DriftAlert,
+    Drifted,
     Event,
     OutputSeen,
     ResumeAsked,
@@ -157,7 +157,7 @@ class Factory(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES), level=st.sampled_from(CorrectionLevel))
     def drift(self, name: str, level: CorrectionLevel) -> None:
         score = DriftScore(name, 0.5, DriftMetrics(0.5, 0.5, 0.5, 30), level)
-        self.tell(DriftAlert(self.world.now(), name, score, ACTION_FOR[level]))
+        self.tell(Drifted(self.world.now(), DriftAlert(name, score, ACTION_FOR[level])))
 
     @going
     @rule(missing=st.sets(st.sampled_from(NAMES)))

@@ -9,10 +9,10 @@ from attrs import define, evolve, field
 
 from darkfactory.model import actions
 from darkfactory.model.actions import Action, Record
-from darkfactory.model.drift import ACTION_FOR, CorrectionLevel, DriftMetrics, DriftScore
+from darkfactory.model.drift import ACTION_FOR, CorrectionLevel, DriftAlert, DriftMetrics, DriftScore
 from darkfactory.model.ends import Reason, Verdict
 from darkfactory.model.events import (
-    DriftAlert,
+    Drifted,
     Event,
     Moment,
     OutputSeen,
@@ -155,7 +155,7 @@ class World:
 
     def drifts(self, name: str, level: CorrectionLevel, at: float | None = None) -> None:
         score = DriftScore(name, 0.5, DriftMetrics(0.5, 0.5, 0.5, 30), level)
-        self.tell(DriftAlert(self.now(at), name, score, ACTION_FOR[level]))
+        self.tell(Drifted(self.now(at), DriftAlert(name, score, ACTION_FOR[level])))
 
     def shuts_down(self, at: float | None = None, *, kill: bool = False) -> None:
         self.tell(ShutdownAsked(self.now(at), "test", kill))

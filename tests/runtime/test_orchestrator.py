@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 
 import pytest
 import trio
@@ -22,7 +21,6 @@ from darkfactory import (
     DriftMetrics,
     DriftScore,
     LayerConfig,
-    Moment,
     OrchestratorError,
     Queue,
     Refuse,
@@ -37,8 +35,7 @@ SAFETY, CORE, GROWTH = AgentLayer.SAFETY, AgentLayer.CORE, AgentLayer.GROWTH
 
 def alert(name: str, level: CorrectionLevel) -> DriftAlert:
     score = DriftScore(name, 0.5, DriftMetrics(0.5, 0.5, 0.5, 40), level)
-    when = Moment(trio.current_time(), datetime(2026, 1, 5, tzinfo=UTC))
-    return DriftAlert(when, name, score, ACTION_FOR[level])
+    return DriftAlert(name, score, ACTION_FOR[level])
 
 
 async def test_orchestrator_spawns_safety_agents(autojump_clock: MockClock) -> None:
