@@ -48,7 +48,7 @@ FLEET = click.argument("fleet", type=click.Path(path_type=Path))
 @click.option("--resume", "resume", metavar="AGENT", multiple=True, help="End this agent's hold. May be repeated.")
 def run(fleet: Path, state_dir: Path | None, resume: tuple[str, ...]) -> None:
     """Run the fleet until SIGTERM or SIGINT; a second signal kills at once."""
-    config = load(fleet)
+    config = load(fleet, paths_exist=True)
     if state_dir is not None:
         config = attrs.evolve(config, state_dir=state_dir.absolute())
     from darkfactory.cli import command
@@ -60,17 +60,20 @@ def run(fleet: Path, state_dir: Path | None, resume: tuple[str, ...]) -> None:
 @FLEET
 @click.option("--tools", is_flag=True, help="Exit 4 if a tool is missing.")
 def check(fleet: Path, tools: bool) -> None:
-    """Show the agents of the fleet, or what is wrong with its file."""
-    config = load(fleet)
+    """Show the agents of the fleet, or what is wrong with its file.
+
+    What this machine lacks (a directory, a tool) is a warning, since a file may be checked elsewhere than it runs.
+    """
+    config = load(fleet, paths_exist=False)
     from darkfactory.cli import checking
 
     sys.exit(checking.check(config, strict=tools))
 
 
-def load(fleet: Path) -> OrchestratorConfig:
+def load(fleet: Path, *, paths_exist: bool) -> OrchestratorConfig:
     """The fleet of a file; with a fault in it, tell every one and exit."""
     try:
-        return load_config(fleet, os.environ, paths_exist=True)
+        return load_config(fleet, os.environ, paths_exist=paths_exist)
     except ConfigError as error:
         refuse(error)
 

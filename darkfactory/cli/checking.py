@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from darkfactory.config import warnings_of
+from darkfactory.config import missing_paths, warnings_of
 from darkfactory.devices.clock import SystemClock
 from darkfactory.devices.launcher import locate
 from darkfactory.model.fleet import AgentDefinition, OrchestratorConfig
@@ -36,7 +36,7 @@ def check(config: OrchestratorConfig, *, strict: bool) -> int:
             missing.append(agent.name)
         table.add_row(agent.name, agent.layer.value, agent.cli_tool, program or "MISSING", _starts(agent, config, now))
     console.print(table)
-    for warning in warnings_of(config):
+    for warning in (*warnings_of(config), *missing_paths(config)):
         click.echo(f"warning: {warning.render(str(config.source))}", err=True)
     for name in missing:
         click.echo(f"{name}: its tool is missing; the fleet runs without this agent until it is installed", err=True)

@@ -171,7 +171,8 @@ def test_bad_input_is_told_with_its_line_and_nothing_is_started_or_written(
     fleet: Path, before: str, after: str, told: tuple[str, ...]
 ) -> None:
     fleet.write_text(fleet.read_text().replace(before, after))
-    for command in ((fleet,), ("check", fleet)):
+    commands: list[tuple[str | Path, ...]] = [(fleet,), ("check", fleet)]
+    for command in commands[: 1 if "working_dir" in told else 2]:
         refused = darkfactory(*command)
         assert refused.returncode == 2
         assert "Traceback" not in refused.stderr
@@ -318,6 +319,17 @@ def test_a_bug_of_ours_stops_everything_in_order_and_is_told(tmp_path: Path, roo
     assert failed.returncode == 1
     assert "a bug of ours in" in failed.stderr
     assert "its agents were stopped" in failed.stderr
+
+
+def test_the_seeds_example_checks_on_a_machine_that_lacks_its_directories() -> None:
+    shown = darkfactory("check", Path(__file__).parents[1] / "data" / "seed_example.toml")
+    assert shown.returncode == 0
+    assert [line.split()[0] for line in shown.stdout.splitlines()[1:4]] == [
+        "security-sentinel",
+        "upstream-synchronizer",
+        "code-reviewer",
+    ]
+    assert "working_dir: is not an existing directory" in shown.stderr
 
 
 def test_logs_are_for_people_on_a_terminal_and_json_otherwise(fleet: Path) -> None:
