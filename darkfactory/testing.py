@@ -56,6 +56,8 @@ class Script:
     """Printed just before it exits by itself."""
     dies_after: float | None = 0.0
     """Seconds from SIGTERM to its end; None: it ignores SIGTERM."""
+    dying_words: bytes = b""
+    """Printed when SIGTERM ends it."""
     refuses: str | None = None
     """It cannot be started, for this reason."""
     immortal: bool = False
@@ -126,6 +128,7 @@ class ScriptedProcess:
         with trio.CancelScope(deadline=min(at, self._dies_at)) as self._nap:
             await self._ended.wait()
         if self._exit_code is None and self._dies_at <= trio.current_time() + EARLY_SECS:
+            self.sink.feed(Stream.STDOUT, self.script.dying_words)
             self._end(-15)
 
     async def wait(self) -> int:
@@ -176,6 +179,8 @@ class ScriptedLauncher:
         """Every start, in order."""
         self.living: dict[int, LaunchSpec] = {}
         """By pid: those that have not ended."""
+        self.process_type = ScriptedProcess
+        """What is started; a test may give it a vice of its own."""
         self._serving: trio.Nursery | None = None
         self._ready = trio.Event()
 
@@ -202,7 +207,7 @@ class ScriptedLauncher:
         self.started.append(spec)
         pid = 1000 + len(self.started)
         self.living[pid] = spec
-        process = ScriptedProcess(pid, script, sink, self._ended)
+        process = self.process_type(pid, script, sink, self._ended)
         self._serving.start_soon(process.act, name=f"process {pid} of {spec.run_id}")
         return process
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import traceback
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ from darkfactory.errors import (
     StateDirError,
 )
 from darkfactory.model.fleet import OrchestratorConfig
+from darkfactory.policy import shutdown
 from darkfactory.runtime.factory import AgentOrchestrator, Outcome
 
 FAILED = 1
@@ -32,6 +34,9 @@ EXIT_CODES: dict[type[OrchestratorError], int] = {
     JournalDamaged: FAILED,
 }
 """What keeps a factory from starting."""
+
+LAST_RESORT_SECS = 5.0
+"""How long after the bound on shutdown the command exits whatever still holds it up."""
 
 _log = structlog.get_logger("darkfactory")
 
@@ -70,6 +75,7 @@ async def _until_signalled(orchestrator: AgentOrchestrator) -> int:
             except tuple(EXIT_CODES) as error:
                 refusal = error
             nursery.cancel_scope.cancel()
+    signal.setitimer(signal.ITIMER_REAL, 0)
     if refusal is not None:
         return _told(refusal)
     assert outcome is not None
@@ -81,10 +87,21 @@ async def _until_signalled(orchestrator: AgentOrchestrator) -> int:
 async def _hear(received: AsyncIterator[int], orchestrator: AgentOrchestrator, killed_by: list[int]) -> None:
     asked = False
     async for number in received:
+        _exit_at_last(shutdown.REAP_SECS + (0.0 if asked else orchestrator.config.shutdown_grace_secs))
         orchestrator.shutdown(signal.Signals(number).name, kill=asked)
         if asked:
             killed_by.append(number)
         asked = True
+
+
+def _exit_at_last(bound_secs: float) -> None:
+    """See to it that we exit: a thread that hangs in the kernel, in a sync to a dead disk, holds Trio up for ever."""
+
+    def give_up(*_: object) -> None:
+        os._exit(FAILED)
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, bound_secs + LAST_RESORT_SECS)
 
 
 def _told(error: OrchestratorError) -> int:

@@ -93,6 +93,14 @@ def _oddities(config: OrchestratorConfig) -> Iterator[Finding]:
                 f"{words.number(agent.grace_secs)} is over a third of shutdown_grace_secs ({bound}), which three "
                 "layers share: at a shutdown it may be cut short",
             )
+    always_on = sum(agent.layer is AgentLayer.SAFETY and agent.enabled for agent in config.agents)
+    if always_on >= config.max_concurrent_runs and always_on < len(config.agents):
+        yield Finding(
+            ("max_concurrent_runs",),
+            f"{config.max_concurrent_runs} is no more than the {always_on} Safety agents, which can take every place: "
+            "the other layers may never run",
+            f"set max_concurrent_runs to {always_on + 1} or more",
+        )
     if config.compound_review is not None:
         yield Finding(("compound_review",), "is checked, but this version does not run the review yet")
 
@@ -278,6 +286,8 @@ def _cron(keys: Keys, expression: str, zone: ZoneInfo) -> Iterator[Finding]:
 def _no_nul(keys: Keys, text: str) -> Iterator[Finding]:
     if "\0" in text:
         yield Finding(keys, "holds a NUL character, which no program can be given")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        yield Finding(keys, "holds half of a surrogate pair, which no file can hold")
 
 
 def _is_dir(path: Path) -> bool:

@@ -16,6 +16,7 @@ from darkfactory.devices.launcher import RealLauncher
 from darkfactory.devices.process import Launcher
 from darkfactory.devices.runstore import RunDirectories, RunStore
 from darkfactory.devices.statedir import StateDir
+from darkfactory.errors import StateDirError
 
 
 @frozen
@@ -40,7 +41,10 @@ def open_machine(state_dir: Path, fleet_file: Path | None) -> Iterator[Machine]:
     """
     directory = StateDir.open(state_dir, fleet_file)
     try:
-        journal = FileJournal(directory.journal)
+        try:
+            journal = FileJournal(directory.journal)
+        except OSError as error:
+            raise StateDirError(f"{directory.journal}: cannot be opened: {error}") from error
         try:
             yield Machine(
                 clock=SystemClock(),

@@ -20,10 +20,16 @@ from darkfactory.errors import AlreadyRunning, StateDirError
 
 
 def default_state_dir(name: str, environ: Mapping[str, str]) -> Path:
-    """`darkfactory/<name>` in the user's state directory (XDG base directory specification)."""
-    base = environ.get("XDG_STATE_HOME", "")
-    root = Path(base) if base.startswith("/") else Path(environ.get("HOME") or "~").expanduser() / ".local" / "state"
-    return root / "darkfactory" / name
+    """`darkfactory/<name>` in the user's state directory (XDG base directory specification).
+
+    StateDirError when the environment does not say where that is.
+    """
+    base, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
+    if base.startswith("/"):
+        return Path(base) / "darkfactory" / name
+    if home.startswith("/"):
+        return Path(home) / ".local" / "state" / "darkfactory" / name
+    raise StateDirError("neither XDG_STATE_HOME nor HOME is an absolute path; name a directory with --state-dir")
 
 
 def write_atomically(path: Path, text: str, *, sync: bool) -> None:
@@ -62,7 +68,10 @@ class StateDir:
                 raise StateDirError(
                     f"{path}: this directory belongs to another user; use --state-dir to name one of your own"
                 )
-            path.chmod(0o700)
+            if not (path / "lock").exists() and any(path.iterdir()):
+                raise StateDirError(
+                    f"{path}: this directory holds other things; use --state-dir to name an empty or a new one"
+                )
             lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateDirError(
@@ -73,6 +82,9 @@ class StateDir:
             instance = _identify(path, fleet_file)
             for room in ("journal", "runs"):
                 (path / room).mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            os.close(lock)
+            raise StateDirError(f"{path}: cannot be used as state directory: {error}") from error
         except BaseException:
             os.close(lock)
             raise

@@ -118,7 +118,6 @@ class StopAgent:
     """Cancel the agent's scope, and with it the run in it."""
 
     layer: AgentLayer
-    agent: str
     run_id: str
     stop: Stop
 

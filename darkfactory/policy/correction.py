@@ -53,4 +53,4 @@ def hold(draft: Draft, name: str, reason: str, detail: str) -> None:
     if run is not None and run.phase is not Phase.STOPPING:
         stop = Stop(Reason.CANCELLED, agent.definition.grace_secs, detail)
         draft.change_run(run, phase=Phase.STOPPING, stop=stop)
-        draft.actions.append(StopAgent(run.layer, name, run.id, stop))
+        draft.actions.append(StopAgent(run.layer, run.id, stop))

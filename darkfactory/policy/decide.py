@@ -29,6 +29,9 @@ from darkfactory.policy.restart import Again
 SWEEP_SECS: Final = 60.0
 """How often every agent is looked at although nothing happened to it."""
 
+LARGEST_SET_BACK: Final = timedelta(hours=26)
+"""How far the clock may be set back before a schedule no longer waits for the time that it was set back from."""
+
 
 def initial(
     config: OrchestratorConfig,
@@ -64,7 +67,10 @@ def initial(
         draft.record("run_ended", Severity.WARNING, run=run_id, agent=name, reason=Reason.LOST.value)
     for (name, cause), (wanted_at, occurrence, attempt) in durable.pending.items():
         if name in draft.agents and (name, cause) not in forgotten:
-            draft.queue.append(Request(name, cause, wanted_at, occurrence, attempt))
+            # what was backing off goes on to; but never longer than it could have been told to, whatever the clock did
+            layer = config.layers[draft.agents[name].definition.layer]
+            wait = min((wanted_at - when.utc).total_seconds(), layer.backoff_max_secs * (1 + layer.backoff_jitter))
+            draft.queue.append(Request(name, cause, wanted_at, occurrence, attempt, not_before=when.at + wait))
     for name in resume:
         _resume(draft, name)
     unknown = {name for name in (*durable.cursors, *durable.holds) if name not in draft.agents}
@@ -82,8 +88,13 @@ def _arm(draft: Draft, name: str, durable: Durable) -> bool:
             draft.record("schedule_disarmed", agent=name)
         return False
     if before is not None and before[0] == definition.schedule:
-        draft.change(name, cursor=before[1])
-        return True
+        ahead = before[1] - draft.when.utc
+        if ahead <= LARGEST_SET_BACK:
+            draft.change(name, cursor=before[1])
+            return True
+        detail = "it was dealt with up to a time that lies ahead: the clock must have been wrong; it begins now"
+        cursor = timestamp(before[1])
+        draft.record("schedule_ahead", Severity.WARNING, durable=False, agent=name, cursor=cursor, detail=detail)
     draft.change(name, cursor=draft.when.utc)
     draft.record("schedule_armed", agent=name, schedule=definition.schedule)
     return False
@@ -145,7 +156,7 @@ def _tools_checked(draft: Draft, event: events.ToolsChecked) -> None:
             draft.change(name, missing=missing, refused="tool_missing")
             draft.record("tool_missing", Severity.WARNING, durable=False, agent=name, detail=missing)
         else:
-            draft.change(name, missing=None)
+            draft.change(name, missing=None, refused=None)
             draft.record("tool_found", durable=False, agent=name)
     draft.looked_at = True
     draft.touched.update(dict.fromkeys(draft.agents))

@@ -136,7 +136,7 @@ def _begin(draft: Draft, request: Request) -> None:
     agent = draft.agents[request.agent]
     definition = agent.definition
     when = draft.when
-    run_id = f"{definition.name}-{when.utc:%Y%m%d-%H%M%S}-{token(draft.seed, draft.begun)}"
+    run_id = f"{definition.name}-{when.utc:%Y%m%d-%H%M%S}-{token(draft.seed, draft.begun, timestamp(when.utc))}"
     run = Run(
         id=run_id,
         agent=definition.name,

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process
@@ -21,6 +21,7 @@ from darkfactory.model.actions import StartRun, Stop
 from darkfactory.model.ends import Reason, Verdict
 from darkfactory.model.events import Moment, RunEnded, RunStarted
 from darkfactory.model.fleet import AgentDefinition, PromptVia
+from darkfactory.model.signals import Finished
 from darkfactory.policy.history import timestamp
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.intake import Intake
@@ -30,6 +31,10 @@ from darkfactory.tools.verdict import Evidence, judge
 
 CLEANUP_SECS: Final = 30.0
 """Beyond the grace: the longest that killing, sweeping and reading the rest of the output may take."""
+DRAIN_SECS: Final = 10.0
+"""Of these, the longest that reading may take; what is not read by then stays in the file and counts for nothing."""
+REPORT_SECS: Final = 5.0
+"""How long a verdict may wait for a place in the inbox."""
 
 _log = structlog.get_logger("darkfactory")
 
@@ -41,12 +46,14 @@ class RunHandle:
     order: StartRun
     journalled: int
     """The journal's number of the admission: the run waits until that is durable."""
+    agent_scope: trio.CancelScope = field(factory=trio.CancelScope)
+    """Around the whole task of the run; cancelled to stop the agent."""
     scope: trio.CancelScope = field(factory=trio.CancelScope)
-    """Cancelled to stop the run."""
+    """Around its life; cancelled to stop the run."""
     patience: trio.CancelScope = field(factory=trio.CancelScope)
     """Its deadline is the end of the grace."""
-    cleanup: trio.CancelScope | None = None
-    """Shields the clean-up while it is under way; cancelled only by a factory that no longer waits."""
+    cleanup: trio.CancelScope = field(factory=lambda: trio.CancelScope(shield=True))
+    """Shields the clean-up, and bounds it; cancelled only by a factory that no longer waits."""
     stop: Stop | None = None
     """Why it is stopped; the first reason stays, the shortest grace holds."""
 
@@ -82,8 +89,12 @@ async def run_agent(handle: RunHandle, place: Workplace) -> None:
         if not run.over and handle.stop is None:  # cancelled by nobody who gave a reason: from outside, or by a bug
             handle.ask_to_stop(Stop(Reason.SHUTDOWN, place.agent.grace_secs, "the factory stopped"))
         patience = 0.0 if handle.stop is None else handle.stop.grace_secs
-        with trio.CancelScope(deadline=trio.current_time() + patience + CLEANUP_SECS, shield=True) as handle.cleanup:
-            await run.end()
+        handle.cleanup.deadline = trio.current_time() + patience + CLEANUP_SECS
+        with handle.cleanup:
+            await run.end_process()  # noqa: ASYNC102 - the scope is a shield with a deadline
+        # whatever became of that, the supervisor must hear of it: it would wait for this run for ever
+        with trio.CancelScope(deadline=trio.current_time() + REPORT_SECS, shield=True):
+            await run.report()
 
 
 @define(eq=False)
@@ -94,6 +105,13 @@ class _LiveRun:
     process: Process | None = None
     exit_code: int | None = None
     failure: SpawnFailed | None = None
+    stopped: Stop | None = None
+    """Why we ended it; None when it ended by itself."""
+    said_before: Finished | None = None
+    """Its terminal event, as it stood when we began to end it."""
+    unreaped: tuple[str, ...] = ()
+    unread: bool = False
+    """Its output was not read to the end."""
 
     @property
     def over(self) -> bool:
@@ -115,7 +133,7 @@ class _LiveRun:
         order, place = self.handle.order, self.place
         try:
             files = place.machine.runs.begin(order.run_id, place.agent.task)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: text that no file can hold
             raise SpawnFailed("run_directory", f"its run directory cannot be made: {error}") from error
         return LaunchSpec(
             run_id=order.run_id,
@@ -128,41 +146,51 @@ class _LiveRun:
             max_memory_bytes=place.agent.max_memory_bytes,
         )
 
-    async def end(self) -> None:
-        stop = None if self.over else self.handle.stop
-        unreaped: tuple[str, ...] = ()
-        if self.process is not None:
-            unreaped = await self._end_process(self.process)
+    async def end_process(self) -> None:
+        """Stop it unless it has ended, sweep what it left, and read the rest of its output."""
+        self.stopped = None if self.over else self.handle.stop
+        self.said_before = self.intake.finished
+        if self.process is None:
+            await trio.lowlevel.checkpoint()
+            return
+        self.unreaped = (f"{self.process.pid} {self.handle.order.run_id}",)  # until we know better
+        try:
+            if self.exit_code is None:
+                await self.process.terminate()
+                with self.handle.patience:
+                    self.exit_code = await self.process.wait()
+                self.process.kill()
+            self.unreaped = await self.process.sweep()
+            if self.exit_code is None and not self.unreaped:
+                self.exit_code = await self.process.wait()
+        finally:
+            with trio.move_on_after(DRAIN_SECS) as draining:
+                await self.process.drain()  # noqa: ASYNC102 - inside the caller's shield, which has a deadline
+            self.unread = draining.cancelled_caught
             self.intake.finish()
-        verdict = self._judge(stop)
+
+    async def report(self) -> None:
+        """Judge, and tell the supervisor."""
+        verdict = self._judge()
         now = self.place.sender.now()
         if self.process is not None:
             self._summarise(now, verdict)
-        await self.place.sender.send(RunEnded(now, self.handle.order.run_id, verdict, self.exit_code, unreaped))
+        event = RunEnded(now, self.handle.order.run_id, verdict, self.exit_code, self.unreaped)
+        await self.place.sender.send(event)
 
-    async def _end_process(self, process: Process) -> tuple[str, ...]:
-        """Stop it unless it has ended, sweep what it left, and read the rest of its output."""
-        try:
-            if self.exit_code is None:
-                await process.terminate()
-                with self.handle.patience:
-                    self.exit_code = await process.wait()
-                process.kill()
-            unreaped = await process.sweep()
-            if self.exit_code is None and not unreaped:
-                self.exit_code = await process.wait()
-        finally:
-            await process.drain()  # noqa: ASYNC102 - inside the caller's shield, which has a deadline
-        return unreaped
-
-    def _judge(self, stop: Stop | None) -> Verdict:
+    def _judge(self) -> Verdict:
+        stop = self.stopped
         if self.failure is not None:
             return Verdict(Reason.FAILED, f"{self.failure.reason}: {self.failure.detail}")
         if self.process is None and stop is not None:
             return Verdict(stop.reason, "stopped before its process existed")
-        return judge(
+        said = self.intake.finished
+        if stop is not None and said is not None and not said.ok:
+            # what it says of its failure after we stopped it is our doing, not its own
+            said = self.said_before
+        verdict = judge(
             Evidence(
-                finished=self.intake.finished,
+                finished=said,
                 exit_code=self.exit_code,
                 stopped=stop.reason if stop is not None and not stop.lingered else None,
                 stop_detail=stop.detail if stop is not None else "",
@@ -171,6 +199,9 @@ class _LiveRun:
                 reports=self.place.tool.reports,
             )
         )
+        if self.unread:
+            verdict = evolve(verdict, detail=f"{verdict.detail} (its output was not read to the end)".strip())
+        return verdict
 
     def _summarise(self, now: Moment, verdict: Verdict) -> None:
         order = self.handle.order
@@ -185,6 +216,7 @@ class _LiveRun:
             "detail": verdict.detail,
             "exit_code": self.exit_code,
             "output_bytes": self.intake.output_bytes,
+            "output_unread": self.unread,
         }
         try:
             self.place.machine.runs.end(order.run_id, summary)

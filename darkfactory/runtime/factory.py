@@ -20,7 +20,7 @@ from pathlib import Path
 
 import trio
 from attrs import define, field, frozen
-from trio_util import AsyncValue
+from trio_util import AsyncValue, move_on_when
 
 from darkfactory.config import check_config, load_config, missing_paths
 from darkfactory.devices.machine import Machine, open_machine
@@ -96,8 +96,11 @@ class AgentOrchestrator:
             self._require(agent)
         self._resume = tuple(resume)
         self._machine = machine
-        self._seed = secrets.randbits(63) if seed is None else seed
+        self._seed = seed
         self._life: _Life | None = None
+        self._lived = False
+        self._early: tuple[str, bool] | None = None
+        """A shutdown that was asked for before the first life began: why, and whether to kill."""
 
     @classmethod
     def from_config_file(cls, path: str | os.PathLike[str]) -> AgentOrchestrator:
@@ -120,25 +123,46 @@ class AgentOrchestrator:
             raise ConfigError(str(self.config.source or self.config.name), missing)
         open_machine_for = self._machine or _this_machine
         with open_machine_for(self.config) as machine:
-            self._life = life = _Life(self.config, machine, self._seed, self._resume)
+            seed = secrets.randbits(63) if self._seed is None else self._seed
+            self._life = life = _Life(self.config, machine, seed, self._resume)
+            self._lived = True
+            if self._early is not None:
+                life.wish(self._early[0], kill=self._early[1])
             try:
                 return await life.run(lambda: task_status.started(self))
             finally:
                 self._life = None
 
     def shutdown(self, why: str = "asked to", *, kill: bool = False) -> None:
-        """Have the factory stop in order; with `kill`, at once. Returns before it has; may be repeated."""
+        """Have the factory stop in order; with `kill`, at once. Returns before it has; may be repeated.
+
+        Before the first `run` it stops that as soon as it has begun; after the last one it does nothing.
+        """
         if self._life is not None:
             self._life.wish(why, kill=kill)
+        elif not self._lived:
+            self._early = (why, kill)
 
     def agent_statuses(self) -> list[AgentStatus]:
         """Every agent, now, in the order of the fleet file. No checkpoint."""
         return statuses(self._alive().state.value, trio.current_time())
 
     async def wait_statuses(self, until: Callable[[list[AgentStatus]], bool]) -> list[AgentStatus]:
-        """Wait until `until` holds for the statuses; those that it held for. Looks again after every event."""
-        state = await self._alive().state.wait_value(lambda state: until(statuses(state, trio.current_time())))
-        return statuses(state, trio.current_time())
+        """Wait until `until` holds for the statuses; those that it held for.
+
+        `until` is called in the task that waits, now and whenever something has changed; changes that come in quick
+        succession may be seen as one. OrchestratorError when the factory is over first.
+        """
+        life = self._alive()
+        while True:
+            found = statuses(life.state.value, trio.current_time())
+            if until(found):
+                await trio.lowlevel.checkpoint()
+                return found
+            if life.over.is_set():
+                raise OrchestratorError("the factory stopped before that")
+            async with move_on_when(life.over.wait):
+                await life.state.wait_transition()
 
     async def start(self, agent: str) -> Admission:
         """Ask for a run of a Core or Growth agent, now; what the admission gate said.
@@ -199,6 +223,8 @@ class _Life:
         self._wishes: list[ShutdownAsked] = []
         self._wished = trio.Event()
         self._shield = trio.CancelScope(shield=True)
+        self.over = trio.Event()
+        """Nobody will be answered any more."""
 
     async def run(self, started: Callable[[], None]) -> Outcome:
         """Live; cancellation becomes a shutdown in order."""
@@ -222,8 +248,9 @@ class _Life:
         number = self._asked
         asker = self._askers[number] = _Asker()
         try:
-            await self.sender.send(event(self.sender.now(), number))
-            await asker.answered.wait()
+            async with move_on_when(self.over.wait):
+                await self.sender.send(event(self.sender.now(), number))
+                await asker.answered.wait()
         finally:
             del self._askers[number]
         if asker.answer is None:
@@ -252,13 +279,15 @@ class _Life:
                 await root.start(self.layers.live, layer)
             try:
                 finish = await self._run_core(started)
-            finally:
-                # after an orderly stop nothing lives; after a bug this is what stops it
+            except BaseException:
+                # the supervisor cannot stop them any more
                 grace = self.config.shutdown_grace_secs
                 with trio.CancelScope(deadline=trio.current_time() + grace + CLEANUP_SECS, shield=True):
                     await self.layers.stop_in_order(grace, "the factory failed")
-                for asker in self._askers.values():
-                    asker.answered.set()
+                raise
+            finally:
+                self.layers.abandon()
+                self.over.set()
             root.cancel_scope.cancel(reason="the factory is over")
         return finish
 
@@ -274,8 +303,6 @@ class _Life:
             core.start_soon(watch_tools, self.places, self.sender)
             core.start_soon(self._tell_started, started)
             finish = await supervisor.run(self._receive, self.sender)
-            if finish.unreaped:
-                self.layers.abandon()
             core.cancel_scope.cancel(reason="the factory is over")
         return finish
 
@@ -322,13 +349,23 @@ async def open_factory(
     """Run a fleet for the length of an `async with` block, which is given its orchestrator.
 
     The block begins when every agent has been looked at once. Leaving it, by whatever way, stops the factory in order
-    and leaves nothing running. Takes no signals. Raises what `AgentOrchestrator.run` raises, in an exception group.
+    and leaves nothing running. Takes no signals.
+
+    Raises ConfigError, AgentNotFound, AlreadyRunning, StateDirError or JournalDamaged when the factory cannot start;
+    what is raised later, by the block or by a bug, comes in an exception group, as from a nursery.
     """
     config = fleet if isinstance(fleet, OrchestratorConfig) else load_config(Path(fleet), os.environ)
     orchestrator = AgentOrchestrator(config, resume=resume, machine=machine, seed=seed)
+    refusal: OrchestratorError | None = None
     async with trio.open_nursery() as nursery:
-        await nursery.start(orchestrator.run)
         try:
-            yield orchestrator
-        finally:
-            orchestrator.shutdown("the block was left")
+            await nursery.start(orchestrator.run)
+        except OrchestratorError as error:
+            refusal = error
+        else:
+            try:
+                yield orchestrator
+            finally:
+                orchestrator.shutdown("the block was left")
+    if refusal is not None:
+        raise refusal

@@ -1,9 +1,10 @@
-"""The scopes of the fleet: a task and nursery for each layer, in it a task for each agent, in that its run.
+"""The scopes of the fleet: a task and nursery for each layer, and in it a task for each run.
 
     layer scope > agent scope > run scope > (shielded, bounded clean-up)
 
-An agent's task lives its runs one after the other, so that two runs of one agent cannot be, by construction. It is
-made at the agent's first run, and again after its scope was cancelled.
+The agent's scope is around the whole task of its run, the run's scope around its life. A task that was started is
+sure to reach its clean-up, also when a scope around it was cancelled before its first step: so no run that was
+ordered is left without a verdict.
 """
 
 from __future__ import annotations
@@ -22,20 +23,12 @@ from darkfactory.runtime.agent_run import RunHandle, Workplace, run_agent
 
 
 @define(eq=False)
-class _AgentRoom:
-    orders: trio.MemorySendChannel[RunHandle]
-    scope: trio.CancelScope = field(factory=trio.CancelScope)
-
-
-@define(eq=False)
 class _LayerRoom:
     scope: trio.CancelScope = field(factory=trio.CancelScope)
     nursery: trio.Nursery | None = None
     """None before the layer's task has opened it."""
-    agents: dict[str, _AgentRoom] = field(factory=dict)
-    """By name; an agent whose scope was cancelled has none until its next run."""
     runs: dict[str, RunHandle] = field(factory=dict)
-    """By id: those whose task has not come back."""
+    """By id: those whose task has not ended."""
     empty: AsyncValue[bool] = field(factory=lambda: AsyncValue(True))
 
 
@@ -67,33 +60,24 @@ class Layers:
     def start(self, order: StartRun, journalled: int) -> None:
         """Start a run in its agent's scope, once the journal is durable up to `journalled`.
 
-        The supervisor has the verdict of the agent's former run, and does not stop the layer.
+        The supervisor has the verdict of the agent's former run, and is not stopping the layer.
         """
         layer = self._rooms[order.layer]
-        room = layer.agents.get(order.agent)
-        if room is None:
-            assert layer.nursery is not None
-            # room for one order: the verdict is known a moment before the task comes back for the next
-            send, receive = trio.open_memory_channel[RunHandle](1)
-            room = layer.agents[order.agent] = _AgentRoom(send)
-            layer.nursery.start_soon(self._live_agent, layer, room, receive, name=f"agent {order.agent}")
+        assert layer.nursery is not None
         handle = layer.runs[order.run_id] = RunHandle(order, journalled)
         layer.empty.value = False
-        room.orders.send_nowait(handle)
+        layer.nursery.start_soon(self._live_run, layer, handle, name=f"run {order.run_id}")
 
-    async def _live_agent(
-        self, layer: _LayerRoom, room: _AgentRoom, orders: trio.MemoryReceiveChannel[RunHandle]
-    ) -> None:
-        with room.scope, orders:
-            async for handle in orders:
-                try:
-                    await run_agent(handle, self.workplace(handle.order.agent))
-                except Exception as bug:  # not lost: `raise_bugs` raises it where the factory can stop in order
-                    self._bug = self._bug or bug
-                    self._bug_seen.set()
-                finally:
-                    del layer.runs[handle.order.run_id]
-                    layer.empty.value = not layer.runs
+    async def _live_run(self, layer: _LayerRoom, handle: RunHandle) -> None:  # noqa: ASYNC910 - run_agent is one
+        try:
+            with handle.agent_scope:
+                await run_agent(handle, self.workplace(handle.order.agent))
+        except Exception as bug:  # not lost: `raise_bugs` raises it where the factory can stop in order
+            self._bug = self._bug or bug
+            self._bug_seen.set()
+        finally:
+            del layer.runs[handle.order.run_id]
+            layer.empty.value = not layer.runs
 
     def stop_run(self, layer: AgentLayer, run_id: str, stop: Stop) -> None:
         """Cancel the run's scope."""
@@ -102,14 +86,12 @@ class Layers:
             handle.ask_to_stop(stop)
             handle.scope.cancel(reason=stop.detail)
 
-    def stop_agent(self, layer: AgentLayer, agent: str, run_id: str, stop: Stop) -> None:
+    def stop_agent(self, layer: AgentLayer, run_id: str, stop: Stop) -> None:
         """Cancel the agent's scope, and with it its run."""
-        room = self._rooms[layer].agents.pop(agent, None)
         handle = self._rooms[layer].runs.get(run_id)
         if handle is not None:
             handle.ask_to_stop(stop)
-        if room is not None:
-            room.scope.cancel(reason=stop.detail)
+            handle.agent_scope.cancel(reason=stop.detail)
 
     def stop_layer(self, layer: AgentLayer, stops: Mapping[str, Stop]) -> None:
         """Cancel the layer's scope, and with it all its runs. Nothing can be started in it afterwards."""
@@ -137,8 +119,7 @@ class Layers:
                 await room.empty.wait_value(True)
 
     def abandon(self) -> None:
-        """Wait for nothing any more: cut every clean-up short."""
+        """Wait for nothing any more: cut every clean-up short, also those that have not begun."""
         for room in self._rooms.values():
             for handle in room.runs.values():
-                if handle.cleanup is not None:
-                    handle.cleanup.cancel(reason="the bound on shutdown has come")
+                handle.cleanup.cancel(reason="the bound on shutdown has come")

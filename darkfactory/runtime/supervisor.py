@@ -27,6 +27,8 @@ from darkfactory.runtime.layers import Layers
 
 SLOW_STEP_SECS: Final = 0.1
 """A decision with its actions that takes longer is named in the log."""
+LAST_SYNC_SECS: Final = 1.0
+"""How long the end waits for the journal's last lines; they are written, and survive the factory, in any case."""
 
 _log = structlog.get_logger("darkfactory")
 
@@ -64,7 +66,8 @@ class Supervisor:
                 if took > SLOW_STEP_SECS:
                     _log.warning("slow_step", step=type(event).__name__, secs=round(took, 3))
                 if finish is not None:
-                    await self.journal.wait_durable(self.journalled)
+                    with trio.move_on_after(LAST_SYNC_SECS):  # a disk that hangs must not hold up the end
+                        await self.journal.wait_durable(self.journalled)
                     return finish
 
     def act(self, todo: tuple[Action, ...]) -> Finish | None:
@@ -83,7 +86,7 @@ class Supervisor:
                 case actions.StopRun():
                     self.layers.stop_run(action.layer, action.run_id, action.stop)
                 case actions.StopAgent():
-                    self.layers.stop_agent(action.layer, action.agent, action.run_id, action.stop)
+                    self.layers.stop_agent(action.layer, action.run_id, action.stop)
                 case actions.StopLayer():
                     self.layers.stop_layer(action.layer, action.stops)
                 case actions.Answer():

@@ -26,6 +26,8 @@ def missing_program(place: Workplace) -> str | None:
         return None
     if "/" in place.tool.program:
         return f"{place.tool.program} is no executable file"
+    if "PATH" in place.agent.env:  # its value may hold a secret
+        return f"{place.tool.program} was not found on the PATH that the agent's env sets"
     return f"{place.tool.program} was not found on PATH ({env.get('PATH', 'which is not set')})"
 
 

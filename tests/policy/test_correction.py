@@ -109,7 +109,7 @@ def test_critical_holds_the_agent_and_ends_its_run_as_cancelled(layer: AgentLaye
     world.drifts("it", CRITICAL, 20)
     (stop,) = orders(world)
     assert isinstance(stop, actions.StopAgent)
-    assert (stop.agent, stop.layer, stop.stop.reason) == ("it", layer, Reason.CANCELLED)
+    assert (stop.run_id, stop.layer, stop.stop.reason) == (world.run_of("it"), layer, Reason.CANCELLED)
     hold = world.state.agents["it"].hold
     assert hold is not None
     assert hold.reason == "drift"

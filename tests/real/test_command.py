@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -347,3 +348,76 @@ def test_logs_are_for_people_on_a_terminal_and_json_otherwise(fleet: Path) -> No
         os.close(leader)
     assert b"agent=" in said.replace(b"\x1b[36m", b"").replace(b"\x1b[0m", b"")
     assert b'{"' not in said
+
+
+CHATTY = """
+[[agents]]
+name = "chatty"
+layer = "Safety"
+cli_tool = "bash"
+task = "echo x"
+"""
+
+
+@pytest.mark.parametrize("reader", ["closed", "gone", "stuck"])
+def test_logs_that_nobody_takes_neither_end_nor_hold_up_the_factory(tmp_path: Path, reader: str) -> None:
+    file = write(tmp_path, "echo ready; sleep 1000", CHATTY)
+    file.write_text(file.read_text() + "\n[layers.Safety]\nsuccess_cooldown_secs = 0.01\n")
+    reading, writing = os.pipe()
+    try:
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+        if reader == "gone":
+            os.close(reading)
+        close = "exec 2>&-; " if reader == "closed" else ""
+        command = ["sh", "-c", f'{close}exec "$0" -m darkfactory "$1"', sys.executable, str(file)]
+        with subprocess.Popen(command, stderr=writing, stdin=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 20
+            while len(list(tmp_path.glob("state/runs/chatty-*/run.json"))) < 40:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)  # noqa: TID251 - polls another process
+            process.terminate()
+            assert process.wait(timeout=20) == 0
+    finally:
+        os.close(writing)
+        if reader != "gone":
+            os.close(reading)
+    assert journal(file, "factory_stopped")[0]["exit_code"] == 0
+
+
+def test_a_sync_that_hangs_in_the_kernel_does_not_keep_the_command_alive(fleet: Path) -> None:
+    hang = """
+import os, time
+true_fdatasync = os.fdatasync
+started = time.monotonic()
+def fdatasync(fd):
+    if time.monotonic() - started > 1:
+        time.sleep(1000)
+    true_fdatasync(fd)
+os.fdatasync = fdatasync
+from darkfactory.cli import main
+"""
+    fleet.write_text(fleet.read_text().replace("sleep 1000", "true"))
+    fleet.write_text(fleet.read_text() + "\n[layers.Safety]\nsuccess_cooldown_secs = 1.5\n")
+    with running(fleet, code=hang) as process:
+        until(lambda: len(journal(fleet, "run_begun")) == 2, process)  # its admission waits for the disk for ever
+        process.terminate()
+        assert process.wait(timeout=30) == 1
+
+
+def test_a_directory_that_holds_other_things_is_no_state_directory(fleet: Path, tmp_path: Path) -> None:
+    (tmp_path / "things").mkdir(mode=0o755)
+    (tmp_path / "things" / "thing").write_text("mine")
+    refused = darkfactory(fleet, "--state-dir", tmp_path / "things")
+    assert refused.returncode == 2
+    assert "holds other things" in refused.stderr
+    assert (tmp_path / "things").stat().st_mode & 0o777 == 0o755
+
+
+def test_without_a_home_a_state_directory_must_be_named(fleet: Path) -> None:
+    fleet.write_text(fleet.read_text().replace("state_dir", "# state_dir"))
+    for home in ("", "relative"):
+        refused = darkfactory(fleet, HOME=home, XDG_STATE_HOME="")
+        assert refused.returncode == 2
+        assert "--state-dir" in refused.stderr
+        assert "Traceback" not in refused.stderr

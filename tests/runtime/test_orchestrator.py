@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -24,9 +25,21 @@ from darkfactory import (
     OrchestratorError,
     Queue,
     Refuse,
+    Secret,
     open_factory,
 )
-from darkfactory.testing import FAILS, HANGS, STARTED, STUBBORN, SUCCEEDS, Script, SimulatedMachine
+from darkfactory.testing import (
+    FAILS,
+    HANGS,
+    STARTED,
+    STUBBORN,
+    SUCCEEDS,
+    MemoryJournal,
+    Script,
+    ScriptedProcess,
+    SimulatedMachine,
+    says,
+)
 
 from .fleets import EXAMPLE, STEADY, by_agent, fleet, secs
 
@@ -339,3 +352,176 @@ async def test_a_run_is_told_its_task_and_environment(autojump_clock: MockClock)
         assert spec.run_id == admission.run_id
         assert spec.argv[-2:] == ("--steps", "1")
         assert spec.stdin is not None
+
+
+async def test_a_run_that_is_stopped_before_its_first_step_has_its_verdict(autojump_clock: MockClock) -> None:
+    # the order of tasks is Trio's dice: so many times
+    for _ in range(40):
+        machine = SimulatedMachine(lambda _: HANGS)
+        reviewer = AgentDefinition("reviewer", GROWTH, "demo", "x")
+        async with open_factory(fleet(reviewer), machine=machine.open) as factory:
+            assert isinstance(await factory.start("reviewer"), Admit)
+            began = trio.current_time()
+        assert trio.current_time() - began < 0.01
+        assert [line["reason"] for line in machine.records("run_ended")] == ["shutdown"]
+        assert machine.records("factory_stopped")[0]["exit_code"] == 0
+
+
+async def test_a_critical_alert_that_meets_a_start_leaves_nothing_half_dead(autojump_clock: MockClock) -> None:
+    for _ in range(20):
+        machine = SimulatedMachine(lambda _: HANGS)
+        reviewer = AgentDefinition("reviewer", GROWTH, "demo", "x")
+        async with open_factory(fleet(reviewer), machine=machine.open) as factory, trio.open_nursery() as nursery:
+            nursery.start_soon(factory.start, "reviewer")
+            nursery.start_soon(factory.post, alert("reviewer", CorrectionLevel.CRITICAL))
+            await trio.sleep(60)
+            assert factory.agent_statuses()[0].condition == "held"
+
+
+async def test_shutdown_at_any_moment_of_the_start_is_in_order(autojump_clock: MockClock) -> None:
+    for steps in range(40):
+        machine = SimulatedMachine(lambda _: HANGS)
+        orchestrator = AgentOrchestrator(fleet(*EXAMPLE), machine=machine.open)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(orchestrator.run)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            orchestrator.shutdown()
+            began = trio.current_time()
+        assert trio.current_time() - began < 0.01
+        begun = machine.records("run_begun")
+        assert [line["run"] for line in machine.records("run_ended")] == [line["run"] for line in begun]
+
+
+async def test_a_predicate_that_fails_fails_where_it_was_asked(autojump_clock: MockClock) -> None:
+    machine = SimulatedMachine(lambda _: Script(secs=10.0))
+    async with open_factory(fleet(*EXAMPLE), machine=machine.open) as factory:
+        with pytest.raises(ZeroDivisionError):
+            await factory.wait_statuses(lambda statuses: 1 / 0 > 1 if not statuses[0].running else False)
+        assert (await factory.wait_statuses(lambda statuses: statuses[0].running))[0].running
+
+
+async def test_waiting_ends_with_the_factory(autojump_clock: MockClock) -> None:
+    machine = SimulatedMachine(lambda _: HANGS)
+    async with open_factory(fleet(*EXAMPLE), machine=machine.open) as factory:
+        factory.shutdown()
+        with pytest.raises(OrchestratorError, match="stopped"):
+            await factory.wait_statuses(lambda _: False)
+
+
+async def test_what_an_agent_says_of_its_end_when_it_is_stopped_is_no_failure_of_its_own(
+    autojump_clock: MockClock,
+) -> None:
+    failed = says(ok=False, text="interrupted")
+    machine = SimulatedMachine(lambda _: Script(secs=math.inf, dies_after=1.0, dying_words=failed))
+    async with open_factory(fleet(*EXAMPLE), machine=machine.open) as factory:
+        await factory.start("reviewer")
+        await trio.sleep(5)
+    assert {line["reason"] for line in machine.records("run_ended")} == {"shutdown"}
+
+
+async def test_a_run_whose_clean_up_takes_too_long_has_its_verdict_all_the_same(autojump_clock: MockClock) -> None:
+    class Slow(ScriptedProcess):
+        async def drain(self) -> None:
+            await trio.sleep(3600)
+
+    machine = SimulatedMachine(lambda _: SUCCEEDS)
+    machine.launcher.process_type = Slow
+    reviewer = AgentDefinition("reviewer", GROWTH, "demo", "x")
+    async with open_factory(fleet(reviewer), machine=machine.open) as factory:
+        await factory.start("reviewer")
+        await trio.sleep(60)
+        (ended,) = machine.records("run_ended")
+        assert "not read to the end" in ended["detail"]
+        assert secs(machine, "run_ended") == [11.0]
+        assert isinstance(await factory.start("reviewer"), Admit)
+
+
+async def test_a_journal_that_cannot_be_synced_does_not_break_the_bound(autojump_clock: MockClock) -> None:
+    class Stuck(MemoryJournal):
+        async def wait_durable(self, number: int) -> None:
+            await trio.sleep_forever()
+
+    machine = SimulatedMachine(lambda _: HANGS)
+    machine.journal = Stuck()
+    async with open_factory(fleet(*EXAMPLE), machine=machine.open):
+        await trio.sleep(100)
+        assert not machine.launcher.started  # nothing starts before its admission is durable
+        began = trio.current_time()
+    assert trio.current_time() - began <= 12.0
+
+
+async def test_a_start_that_hangs_does_not_break_the_bound(autojump_clock: MockClock) -> None:
+    machine = SimulatedMachine(lambda _: HANGS)
+
+    async def launch(spec: object, sink: object) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(20)
+
+    machine.launcher.launch = launch  # type: ignore[assignment]
+    async with open_factory(fleet(EXAMPLE[0]), machine=machine.open):
+        await trio.sleep(1)
+        began = trio.current_time()
+    assert trio.current_time() - began <= 19.0 + 1.0  # the start itself cannot be hurried; nothing is added to it
+    assert machine.records("factory_stopped")[0]["exit_code"] == 1
+
+
+async def test_a_backed_off_retry_goes_on_to_wait_after_a_restart(autojump_clock: MockClock) -> None:
+    machine = SimulatedMachine(lambda _: FAILS)
+    minute = LayerConfig(backoff_jitter=0.0, backoff_secs=60.0)
+    reviewer = AgentDefinition("reviewer", GROWTH, "demo", "x", retries=1)
+    async with open_factory(fleet(reviewer, layer=minute), machine=machine.open) as factory:
+        await factory.start("reviewer")
+        await trio.sleep(11)
+    async with open_factory(fleet(reviewer, layer=minute), machine=machine.open):
+        await trio.sleep(100)
+    assert secs(machine, "run_begun") == [0.0, 61.0]
+
+
+async def test_a_schedule_whose_cursor_lies_far_ahead_begins_now(autojump_clock: MockClock) -> None:
+    machine = SimulatedMachine()
+    hourly = AgentDefinition("hourly", CORE, "demo", "x", schedule="@hourly")
+    machine.clock.step(30 * 86400)
+    async with open_factory(fleet(hourly), machine=machine.open):
+        await trio.sleep(3700)
+    machine.clock.step(-30 * 86400)
+    async with open_factory(fleet(hourly), machine=machine.open):
+        await trio.sleep(3700)
+    assert len(machine.records("run_begun")) == 2
+    assert len(machine.records("schedule_ahead")) == 1
+
+
+async def test_a_tool_that_was_found_is_no_longer_refused(autojump_clock: MockClock) -> None:
+    machine = SimulatedMachine(lambda _: HANGS)
+    machine.launcher.missing.add("claude")
+    async with open_factory(fleet(AgentDefinition("a", GROWTH, "claude", "x")), machine=machine.open) as factory:
+        await trio.sleep(1)
+        assert factory.agent_statuses()[0].condition == "refused"
+        machine.launcher.missing.clear()
+        await trio.sleep(61)
+        assert factory.agent_statuses()[0].condition == "idle"
+
+
+async def test_a_path_that_the_agents_env_sets_is_not_told(autojump_clock: MockClock) -> None:
+    machine = SimulatedMachine(lambda _: HANGS)
+    machine.launcher.missing.add("claude")
+    secretive = AgentDefinition("a", SAFETY, "claude", "x", env={"PATH": Secret("/opt/s3cret/bin")})
+    async with open_factory(fleet(secretive), machine=machine.open):
+        await trio.sleep(1)
+    assert b"s3cret" not in bytes(machine.journal.data)
+
+
+async def test_a_factory_that_cannot_start_says_so_plainly() -> None:
+    absent = fleet(EXAMPLE[0])
+    with pytest.raises(ConfigError, match="working_dir"):
+        async with open_factory(attrs.evolve(absent, working_dir=absent.working_dir / "no" / "such")):
+            raise AssertionError("unreachable")
+
+
+async def test_lives_within_one_second_have_runs_of_different_names(autojump_clock: MockClock) -> None:
+    machine = SimulatedMachine(lambda _: HANGS)
+    for _ in range(2):
+        async with open_factory(fleet(EXAMPLE[0]), machine=machine.open, seed=1):
+            await trio.sleep(0.1)
+    first, second = machine.records("run_begun")
+    assert first["run"] != second["run"]
