@@ -45,7 +45,10 @@ class Journal(Protocol):
     """Where records go."""
 
     def append(self, lines: Iterable[Line], *, durable: bool) -> int:
-        """Write these lines together; a number for `wait_durable`. No checkpoint. OSError when the disk refuses."""
+        """Write these lines, one at least, together or not at all; a number for `wait_durable`. No checkpoint.
+
+        OSError when the disk refuses.
+        """
         ...
 
     def wants_snapshot(self, utc: datetime) -> bool:
@@ -159,11 +162,12 @@ class FileJournal:
                 yield line
 
     def append(self, lines: Iterable[Line], *, durable: bool) -> int:
-        """Write these lines together; a number for `wait_durable`. No checkpoint.
+        """Write these lines, one at least; a number for `wait_durable`. No checkpoint.
 
-        OSError when the disk refuses, also what was kept for this case; then none of them was written.
+        OSError when the disk refuses, also what was kept for this case; then none of them was written. None of them is
+        there at the next start, too, if the machine or the factory dies within them.
         """
-        encoded = [encode(line) for line in lines]
+        encoded = segments.encode_together(lines)
         data = b"".join(encoded)
         self._write(data)
         self._size += len(data)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -28,6 +28,9 @@ VERSION: Final = 1
 SNAPSHOT: Final = "snapshot"
 """The kind of the line that a segment begins with."""
 
+MORE: Final = "more"
+"""True in every line but the last of those that were appended together: a crash between them leaves none of them."""
+
 Line = Mapping[str, Any]
 
 _NAME = re.compile(r"\d{8}\.jsonl")
@@ -36,6 +39,12 @@ _NAME = re.compile(r"\d{8}\.jsonl")
 def encode(line: Line) -> bytes:
     """One line of the file: compact, ASCII, keys in the order given."""
     return json.dumps(line, separators=(",", ":")).encode() + b"\n"
+
+
+def encode_together(lines: Iterable[Line]) -> list[bytes]:
+    """Lines that are written together or not at all."""
+    *others, last = lines
+    return [*(encode({**line, MORE: True}) for line in others), encode(last)]
 
 
 def decode(raw: bytes) -> Line | None:
@@ -106,6 +115,7 @@ def read(path: Path) -> Segment:
     *raws, rest = data.split(b"\n")
     snapshot: Line | None = None
     bad: list[tuple[int, bytes]] = []
+    begun: list[tuple[int, bytes]] = []
     damaged = False
     good = position = whole = 0
     for number, raw in enumerate(raws, 1):
@@ -113,16 +123,20 @@ def read(path: Path) -> Segment:
         line = decode(raw)
         if line is None:
             bad.append((number, raw))
-            continue
-        if number == 1 and line["kind"] == SNAPSHOT:
-            snapshot = line
-            _understand(path, line)
-        damaged = damaged or bool(bad)
-        good += 1
-        whole = position
+        elif line.get(MORE) is True:
+            begun.append((number, raw))
+        else:
+            if number == 1 and line["kind"] == SNAPSHOT:
+                snapshot = line
+                _understand(path, line)
+            damaged = damaged or bool(bad)
+            good += len(begun) + 1
+            begun.clear()
+            whole = position
+    bad += begun  # the rest of them was never written
     if rest:
         bad.append((len(raws) + 1, rest))
-    return Segment(path, snapshot, good, whole, tuple(bad), damaged, len(data))
+    return Segment(path, snapshot, good, whole, tuple(sorted(bad)), damaged, len(data))
 
 
 def _understand(path: Path, snapshot: Line) -> None:
