@@ -55,7 +55,10 @@ class AlreadyRunning(OrchestratorError):
 
 
 class JournalDamaged(OrchestratorError):
-    """A line in the middle of the journal cannot be read; a torn last line is not an error."""
+    """A line in the middle of the journal cannot be read, and `--repair` would leave it out.
+
+    A torn last line is not an error.
+    """
 
 
 class SpawnFailed(OrchestratorError):

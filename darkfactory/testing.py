@@ -22,10 +22,10 @@ from typing import Any
 import trio
 from attrs import define, field, frozen
 
-from darkfactory.devices.journal import Line, encode
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process, Sink
 from darkfactory.devices.runstore import RunFiles
+from darkfactory.devices.segments import Line, encode
 from darkfactory.errors import SpawnFailed
 from darkfactory.model.fleet import OrchestratorConfig
 from darkfactory.model.signals import Stream
@@ -237,6 +237,14 @@ class MemoryJournal:
         for line in lines:
             self.data += encode(line)
         return len(self.data)
+
+    def wants_snapshot(self, utc: datetime) -> bool:  # noqa: ARG002 - the protocol's
+        """Never: a simulation wants to see everything."""
+        return False
+
+    def begin_segment(self, snapshot: Line) -> None:
+        """Go on after the snapshot, in the same list."""
+        self.append([snapshot], durable=True)
 
     async def wait_durable(self, number: int) -> None:  # noqa: ARG002 - the protocol's
         """They are."""

@@ -46,11 +46,18 @@ FLEET = click.argument("fleet", type=click.Path(path_type=Path))
 @FLEET
 @click.option("--state-dir", type=click.Path(path_type=Path), help="Where journal and runs are kept.")
 @click.option("--resume", "resume", metavar="AGENT", multiple=True, help="End this agent's hold. May be repeated.")
-def run(fleet: Path, state_dir: Path | None, resume: tuple[str, ...]) -> None:
+@click.option("--repair", "repair", is_flag=True, help="Mend a damaged journal, tell what was left out, and exit.")
+def run(fleet: Path, state_dir: Path | None, resume: tuple[str, ...], repair: bool) -> None:
     """Run the fleet until SIGTERM or SIGINT; a second signal kills at once."""
+    if repair and resume:
+        raise click.UsageError("--repair starts nothing: use --resume at the start after it")
     config = load(fleet, paths_exist=True)
     if state_dir is not None:
         config = attrs.evolve(config, state_dir=state_dir.absolute())
+    if repair:
+        from darkfactory.cli import repairing
+
+        sys.exit(repairing.repair(config))
     from darkfactory.cli import command
 
     sys.exit(command.run(config, resume))

@@ -48,6 +48,7 @@ _LIMITS = {
     "eval_interval_secs": _SOME_TIME,
     "grace_secs": _TIME,
     "jitter_secs": _TIME,
+    "keep_days": Limit(1, _CENTURY // 86400),
     "linger_secs": _TIME,
     "max_concurrent_runs": Limit(1),
     "max_duration_secs": _SOME_TIME,

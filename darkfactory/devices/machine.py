@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from attrs import field, frozen
 
 from darkfactory.devices import containment
 from darkfactory.devices.clock import CivilClock, SystemClock
-from darkfactory.devices.journal import FileJournal, Journal, Line
+from darkfactory.devices.journal import FileJournal, Journal
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.devices.process import Launcher
 from darkfactory.devices.runstore import RunDirectories, RunStore
+from darkfactory.devices.segments import Line
 from darkfactory.devices.statedir import StateDir
 from darkfactory.errors import StateDirError
 
@@ -27,31 +29,32 @@ class Machine:
     launcher: Launcher
     journal: Journal
     runs: RunStore
-    history: tuple[Line, ...] = field(default=(), repr=False)
-    """What the journal held at the start."""
+    history: Iterable[Line] = field(default=(), repr=False)
+    """What the journal held at the start; to be read once, before anything is appended."""
     environ: Mapping[str, str] = field(factory=dict, repr=False)
     """Where the agents' `env_pass` is taken from."""
 
 
 @contextmanager
-def open_machine(state_dir: Path, fleet_file: Path | None) -> Iterator[Machine]:
-    """The real machine, with the state directory locked for us.
+def open_machine(state_dir: Path, fleet_file: Path | None, *, keep: timedelta) -> Iterator[Machine]:
+    """The real machine, with the state directory locked for us; `keep` is how long old parts of the journal stay.
 
     Raises AlreadyRunning, StateDirError or JournalDamaged; then nothing is held.
     """
+    clock = SystemClock()
     directory = StateDir.open(state_dir, fleet_file)
     try:
         try:
-            journal = FileJournal(directory.journal)
+            journal = FileJournal(directory.journal, clock.utc(), keep)
         except OSError as error:
             raise StateDirError(f"{directory.journal}: cannot be opened: {error}") from error
         try:
             yield Machine(
-                clock=SystemClock(),
+                clock=clock,
                 launcher=RealLauncher(directory.instance, outer_mark=os.environ.get(containment.MARK)),
                 journal=journal,
                 runs=RunDirectories(directory.runs),
-                history=journal.history,
+                history=journal.history(),
                 environ=dict(os.environ),
             )
         finally:

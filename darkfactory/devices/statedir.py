@@ -92,8 +92,8 @@ class StateDir:
 
     @property
     def journal(self) -> Path:
-        """The journal's file."""
-        return self.path / "journal" / "00000001.jsonl"
+        """Where the journal's segments are."""
+        return self.path / "journal"
 
     @property
     def runs(self) -> Path:

@@ -189,6 +189,8 @@ class OrchestratorConfig:
     """None means `darkfactory/<name>` in the user's state directory."""
     max_concurrent_runs: int = 10
     shutdown_grace_secs: float = 10.0
+    keep_days: int = 30
+    """How long parts of the journal stay that the next start does not need."""
     layers: Mapping[AgentLayer, LayerConfig] = field(factory=_one_per_layer)
     tools: Mapping[str, ToolConfig] = field(factory=dict)
     source: Path | None = None

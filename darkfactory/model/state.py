@@ -145,6 +145,8 @@ class State:
     """Makes run ids and jitter, so that one seed and one history give one future."""
     begun: int = 0
     """Runs admitted so far."""
+    undeclared: Durable = field(factory=lambda: Durable())
+    """What the journal remembers of agents that are not in the fleet file; it stays as it was."""
 
     def next_deadline(self) -> float:
         """Trio seconds; never inf while the factory runs."""

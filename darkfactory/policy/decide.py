@@ -48,7 +48,8 @@ def initial(
     `ToolsChecked`, which tells what can start at all. `announcing` names the agents whose tools announce themselves,
     `resume` those whose hold a person ends with this start.
     """
-    draft = Draft.of(State(config, {}, sweep_at=when.at + SWEEP_SECS, seed=seed), when)
+    undeclared = _undeclared(config, durable)
+    draft = Draft.of(State(config, {}, sweep_at=when.at + SWEEP_SECS, seed=seed, undeclared=undeclared), when)
     forgotten: set[tuple[str, Cause]] = set()
     for definition in config.agents:
         ages = ((when.utc - end).total_seconds() for end in durable.bad_ends.get(definition.name, ()))
@@ -73,10 +74,22 @@ def initial(
             draft.queue.append(Request(name, cause, wanted_at, occurrence, attempt, not_before=when.at + wait))
     for name in resume:
         _resume(draft, name)
-    unknown = {name for name in (*durable.cursors, *durable.holds) if name not in draft.agents}
+    unknown = {*undeclared.cursors, *undeclared.holds}
     if unknown:
         draft.record("state_kept", durable=False, agents=sorted(unknown), detail="no longer declared")
     return draft.done()
+
+
+def _undeclared(config: OrchestratorConfig, durable: Durable) -> Durable:
+    """What belongs to agents that are not in the fleet file: kept for the day on which they are again."""
+    declared = {definition.name for definition in config.agents}
+    return Durable(
+        cursors={name: cursor for name, cursor in durable.cursors.items() if name not in declared},
+        holds={name: hold for name, hold in durable.holds.items() if name not in declared},
+        bad_ends={name: ends for name, ends in durable.bad_ends.items() if name not in declared},
+        pending={key: waits for key, waits in durable.pending.items() if key[0] not in declared},
+        runs_on={name: runs for name, runs in durable.runs_on.items() if name not in declared},
+    )
 
 
 def _arm(draft: Draft, name: str, durable: Durable) -> bool:

@@ -16,7 +16,7 @@ from attrs import define, evolve, field
 from darkfactory.model.actions import Action, Admission, Record, Severity
 from darkfactory.model.events import Moment
 from darkfactory.model.fleet import OrchestratorConfig
-from darkfactory.model.state import AgentState, Request, Run, State, Stopping
+from darkfactory.model.state import AgentState, Durable, Request, Run, State, Stopping
 
 
 @define(eq=False)
@@ -34,6 +34,7 @@ class Draft:
     sweep_at: float
     seed: int
     begun: int
+    undeclared: Durable
     actions: list[Action] = field(factory=list)
     touched: dict[str, None] = field(factory=dict)
     """Agents to reconcile before this draft is done, in the order they were touched."""
@@ -57,6 +58,7 @@ class Draft:
             sweep_at=state.sweep_at,
             seed=state.seed,
             begun=state.begun,
+            undeclared=state.undeclared,
         )
 
     def done(self) -> tuple[State, tuple[Action, ...]]:
@@ -72,6 +74,7 @@ class Draft:
             sweep_at=self.sweep_at,
             seed=self.seed,
             begun=self.begun,
+            undeclared=self.undeclared,
         )
         return state, tuple(self.actions)
 

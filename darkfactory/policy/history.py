@@ -2,20 +2,21 @@
 
 The journal is the only memory that outlives the process. Folding its records gives back exactly what the supervisor
 knew and must not forget: where cron stood, who is held, which bad ends count, what was accepted and not yet begun, and
-which runs had no verdict.
+which runs had no verdict. A snapshot is the fold written down, so that the records before it need not be read again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from darkfactory.model.actions import Cause, Record
 from darkfactory.model.ends import Reason
-from darkfactory.model.state import Durable, Hold
-from darkfactory.policy.restart import AFTER
+from darkfactory.model.events import Moment
+from darkfactory.model.state import Durable, Hold, State
+from darkfactory.policy.restart import AFTER, within_period
 
 
 def timestamp(instant: datetime) -> str:
@@ -36,11 +37,11 @@ def line_of(record: Record) -> dict[str, Any]:
 def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
     """The durable state after these journal lines, oldest first. Kinds that change nothing durable are passed over.
 
-    `zone` is the fleet's: it tells on which civil day a run began.
+    A snapshot takes the place of everything before it. `zone` is the fleet's: it tells on which civil day a run began.
     """
     cursors: dict[str, tuple[str, datetime]] = {}
     holds: dict[str, Hold] = {}
-    bad_ends: dict[str, tuple[datetime, ...]] = {}
+    bad_ends: dict[str, list[datetime]] = {}
     pending: dict[tuple[str, Cause], tuple[datetime, datetime | None, int]] = {}
     alive: dict[str, str] = {}
     runs_on: dict[str, tuple[date, int]] = {}
@@ -49,6 +50,11 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
         utc = instant(line["utc"])
         agent: str = line.get("agent", "")
         match line["kind"]:
+            case "snapshot":
+                durable = from_snapshot(line)
+                cursors, holds = dict(durable.cursors), dict(durable.holds)
+                bad_ends = {name: list(ends) for name, ends in durable.bad_ends.items()}
+                pending, alive, runs_on = dict(durable.pending), dict(durable.alive), dict(durable.runs_on)
             case "schedule_armed":
                 cursors[agent] = (line["schedule"], utc)
                 pending.pop((agent, Cause.CRON), None)
@@ -57,7 +63,8 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 pending.pop((agent, Cause.CRON), None)
             case "occurrence":
                 scheduled = instant(line["occurrence"])
-                cursors[agent] = (cursors[agent][0], scheduled)
+                # a repaired journal may not know the schedule any more; then it is armed anew
+                cursors[agent] = (cursors[agent][0] if agent in cursors else "", scheduled)
                 pending[agent, Cause.CRON] = (utc, scheduled, 1)
             case "queued" if line["cause"] != Cause.ALWAYS_ON.value:
                 occurrence = instant(line["occurrence"]) if line.get("occurrence") else None
@@ -73,7 +80,7 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
             case "run_ended":
                 alive.pop(line["run"], None)
                 if AFTER[Reason(line["reason"])].counts:
-                    bad_ends[agent] = (*bad_ends.get(agent, ()), utc)
+                    bad_ends.setdefault(agent, []).append(utc)
             case "held":
                 holds[agent] = Hold(line["reason"], utc, line["detail"])
             case "resumed":
@@ -81,4 +88,69 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 bad_ends.pop(agent, None)
             case _:
                 pass
-    return Durable(cursors, holds, bad_ends, pending, alive, runs_on)
+    return Durable(cursors, holds, {name: tuple(ends) for name, ends in bad_ends.items()}, pending, alive, runs_on)
+
+
+def durable_of(state: State, when: Moment) -> Durable:
+    """What of `state` must outlive the process: the fold of everything recorded so far, at `when`.
+
+    Bad ends that no longer count at `when` are left out, so that what is remembered has a bound.
+    """
+    kept, layers = state.undeclared, state.config.layers
+    longest = timedelta(seconds=max(layer.period_secs for layer in layers.values()))
+    cursors, holds, runs_on = dict(kept.cursors), dict(kept.holds), dict(kept.runs_on)
+    bad_ends = {name: tuple(end for end in ends if end > when.utc - longest) for name, ends in kept.bad_ends.items()}
+    pending = dict(kept.pending)
+    for name, agent in state.agents.items():
+        if agent.cursor is not None and agent.definition.schedule is not None:
+            cursors[name] = (agent.definition.schedule, agent.cursor)
+        if agent.hold is not None:
+            holds[name] = agent.hold
+        if agent.runs_on is not None:
+            runs_on[name] = agent.runs_on
+        counting = within_period(agent.bad_ends, layers[agent.definition.layer], when.at)
+        bad_ends[name] = tuple(when.utc - timedelta(seconds=when.at - end) for end in counting)
+    for request in state.queue:
+        if request.cause is not Cause.ALWAYS_ON:
+            pending[request.key] = (request.wanted_at, request.occurrence, request.attempt)
+    bad_ends = {name: ends for name, ends in bad_ends.items() if ends}
+    return Durable(cursors, holds, bad_ends, pending, dict(state.runs), runs_on)
+
+
+def snapshot(durable: Durable, when: Moment) -> Record:
+    """The record that says all of `durable`: what a segment of the journal begins with."""
+    return Record(
+        "snapshot",
+        when,
+        data={
+            "cursors": {agent: [schedule, timestamp(at)] for agent, (schedule, at) in durable.cursors.items()},
+            "holds": {
+                agent: [hold.reason, timestamp(hold.since), hold.detail] for agent, hold in durable.holds.items()
+            },
+            "bad_ends": {agent: [*map(timestamp, ends)] for agent, ends in durable.bad_ends.items()},
+            "pending": [
+                [agent, cause.value, timestamp(wanted_at), timestamp(occurrence) if occurrence else None, attempt]
+                for (agent, cause), (wanted_at, occurrence, attempt) in durable.pending.items()
+            ],
+            "alive": dict(durable.alive),
+            "runs_on": {agent: [day.isoformat(), count] for agent, (day, count) in durable.runs_on.items()},
+        },
+    )
+
+
+def from_snapshot(line: Mapping[str, Any]) -> Durable:
+    """The inverse of `snapshot`, from its journal line. What it does not mention is empty: so is the first of all."""
+    return Durable(
+        cursors={agent: (schedule, instant(at)) for agent, (schedule, at) in line.get("cursors", {}).items()},
+        holds={
+            agent: Hold(reason, instant(since), detail)
+            for agent, (reason, since, detail) in line.get("holds", {}).items()
+        },
+        bad_ends={agent: tuple(map(instant, ends)) for agent, ends in line.get("bad_ends", {}).items()},
+        pending={
+            (agent, Cause(cause)): (instant(wanted_at), instant(occurrence) if occurrence else None, attempt)
+            for agent, cause, wanted_at, occurrence, attempt in line.get("pending", ())
+        },
+        alive=line.get("alive", {}),
+        runs_on={agent: (date.fromisoformat(day), count) for agent, (day, count) in line.get("runs_on", {}).items()},
+    )

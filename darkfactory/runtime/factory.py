@@ -16,6 +16,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import trio
@@ -47,10 +48,14 @@ from darkfactory.tools import tool_for
 MachineOpener = Callable[[OrchestratorConfig], AbstractContextManager[Machine]]
 
 
+def state_dir_of(config: OrchestratorConfig) -> Path:
+    """Where the fleet's state is on this machine."""
+    return config.state_dir or default_state_dir(config.name, os.environ)
+
+
 @contextmanager
 def _this_machine(config: OrchestratorConfig) -> Iterator[Machine]:
-    directory = config.state_dir or default_state_dir(config.name, os.environ)
-    with open_machine(directory, config.source) as machine:
+    with open_machine(state_dir_of(config), config.source, keep=timedelta(days=config.keep_days)) as machine:
         yield machine
 
 

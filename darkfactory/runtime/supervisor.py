@@ -18,10 +18,10 @@ from trio_util import AsyncValue
 from darkfactory.devices.journal import Journal
 from darkfactory.model import actions
 from darkfactory.model.actions import Action, Finish
-from darkfactory.model.events import Event, Tick
+from darkfactory.model.events import Event, Moment, Tick
 from darkfactory.model.state import State
 from darkfactory.policy.decide import decide
-from darkfactory.policy.history import line_of
+from darkfactory.policy.history import durable_of, line_of, snapshot
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.layers import Layers
 
@@ -65,10 +65,17 @@ class Supervisor:
                 took = perf_counter() - started
                 if took > SLOW_STEP_SECS:
                     _log.warning("slow_step", step=type(event).__name__, secs=round(took, 3))
-                if finish is not None:
+                if finish is None:
+                    self.remember(event.when)
+                else:
                     with trio.move_on_after(LAST_SYNC_SECS):  # a disk that hangs must not hold up the end
                         await self.journal.wait_durable(self.journalled)
                     return finish
+
+    def remember(self, when: Moment) -> None:
+        """Sum up for the journal what it holds, if it wants to begin a new segment with that. No checkpoint."""
+        if self.journal.wants_snapshot(when.utc):
+            self.journal.begin_segment(line_of(snapshot(durable_of(self.state.value, when), when)))
 
     def act(self, todo: tuple[Action, ...]) -> Finish | None:
         """Do these actions in order; the last one, if it ends the factory. No checkpoint."""

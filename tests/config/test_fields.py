@@ -40,6 +40,7 @@ CASES = {
         "state_dir": ('"/state"', Path("/state")),
         "max_concurrent_runs": ("3", 3),
         "shutdown_grace_secs": ('"20s"', 20.0),
+        "keep_days": ("7", 7),
         "layers": (
             "{Core = {max_restarts = 1}}",
             dict.fromkeys(AgentLayer, LayerConfig()) | {AgentLayer.CORE: LayerConfig(1)},

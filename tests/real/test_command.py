@@ -95,7 +95,7 @@ def journal(file: Path, kind: str) -> list[dict[str, Any]]:
 
 def lines_of(file: Path) -> list[dict[str, Any]]:
     """The journal as it is now; a factory may be writing its last line."""
-    segments = [path.read_bytes() for path in file.parent.glob("state/journal/*")]
+    segments = [path.read_bytes() for path in file.parent.glob("state/journal/*.jsonl")]
     return [
         json.loads(line) for segment in segments for line in segment.splitlines(keepends=True) if line[-1:] == b"\n"
     ]
@@ -201,7 +201,7 @@ def test_a_damaged_journal_is_named_and_nothing_is_started(fleet: Path) -> None:
     with running(fleet) as process:
         process.terminate()
         process.communicate(timeout=20)
-    (segment,) = fleet.parent.glob("state/journal/*")
+    (segment,) = fleet.parent.glob("state/journal/*.jsonl")
     lines = segment.read_bytes().splitlines(keepends=True)
     segment.write_bytes(b"".join([lines[0], b"{broken\n", *lines[2:]]))
     refused = darkfactory(fleet)
@@ -215,7 +215,7 @@ def test_a_torn_last_line_is_ignored_and_cut(fleet: Path) -> None:
     with running(fleet) as process:
         process.terminate()
         process.communicate(timeout=20)
-    (segment,) = fleet.parent.glob("state/journal/*")
+    (segment,) = fleet.parent.glob("state/journal/*.jsonl")
     whole = segment.read_bytes()
     segment.write_bytes(whole + b'{"utc":"2026-01-01T00:00:0')
     with running(fleet) as process:
@@ -389,9 +389,8 @@ def test_a_sync_that_hangs_in_the_kernel_does_not_keep_the_command_alive(fleet: 
     hang = """
 import os, time
 true_fdatasync = os.fdatasync
-started = time.monotonic()
 def fdatasync(fd):
-    if time.monotonic() - started > 1:
+    if os.path.exists(HANG):
         time.sleep(1000)
     true_fdatasync(fd)
 os.fdatasync = fdatasync
@@ -399,7 +398,8 @@ from darkfactory.cli import main
 """
     fleet.write_text(fleet.read_text().replace("sleep 1000", "true"))
     fleet.write_text(fleet.read_text() + "\n[layers.Safety]\nsuccess_cooldown_secs = 1.5\n")
-    with running(fleet, code=hang) as process:
+    with running(fleet, code=f"HANG = {str(fleet.parent / 'hang')!r}\n{hang}") as process:
+        (fleet.parent / "hang").touch()
         until(lambda: len(journal(fleet, "run_begun")) == 2, process)  # its admission waits for the disk for ever
         process.terminate()
         assert process.wait(timeout=30) == 1
