@@ -24,6 +24,7 @@ from darkfactory.model.fleet import AgentDefinition, PromptVia
 from darkfactory.policy.history import timestamp
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.intake import Intake
+from darkfactory.runtime.memory import MemoryWatch
 from darkfactory.tools.environment import environment
 from darkfactory.tools.tool import Prompt, Tool
 from darkfactory.tools.verdict import Evidence, judge
@@ -66,6 +67,7 @@ class Workplace:
     machine: Machine
     sender: Sender
     working_dir: Path
+    memory: MemoryWatch
 
 
 async def run_agent(handle: RunHandle, place: Workplace) -> None:
@@ -94,6 +96,7 @@ class _LiveRun:
     process: Process | None = None
     exit_code: int | None = None
     failure: SpawnFailed | None = None
+    out_of_memory: bool = False
 
     @property
     def over(self) -> bool:
@@ -109,7 +112,8 @@ class _LiveRun:
             self.failure = failure
             return
         await place.sender.send(RunStarted(place.sender.now(), order.run_id, self.process.pid))
-        self.exit_code = await self.process.wait()
+        with place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes):
+            self.exit_code = await self.process.wait()
 
     def _spec(self) -> LaunchSpec:
         order, place = self.handle.order, self.place
@@ -149,6 +153,7 @@ class _LiveRun:
                     self.exit_code = await process.wait()
                 process.kill()
             unreaped = await process.sweep()
+            self.out_of_memory = process.out_of_memory()
             if self.exit_code is None and not unreaped:
                 self.exit_code = await process.wait()
         finally:
@@ -160,6 +165,9 @@ class _LiveRun:
             return Verdict(Reason.FAILED, f"{self.failure.reason}: {self.failure.detail}")
         if self.process is None and stop is not None:
             return Verdict(stop.reason, "stopped before its process existed")
+        if self.out_of_memory and stop is None:
+            limit = self.place.agent.max_memory_bytes
+            stop = Stop(Reason.MEMORY, 0.0, f"the system ended it at max_memory_bytes ({limit})")
         return judge(
             Evidence(
                 finished=self.intake.finished,

@@ -15,7 +15,7 @@ import difflib
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import trio
@@ -23,9 +23,10 @@ from attrs import define, field, frozen
 from trio_util import AsyncValue
 
 from darkfactory.config import check_config, load_config, missing_paths
+from darkfactory.devices.cgroup import NoCgroup
 from darkfactory.devices.machine import Machine, open_machine
 from darkfactory.devices.statedir import default_state_dir
-from darkfactory.errors import AgentNotFound, ConfigError, OrchestratorError
+from darkfactory.errors import AgentNotFound, ConfigError, Fault, OrchestratorError
 from darkfactory.model.actions import Admission, Answer, Finish, Record, Resumed, Severity
 from darkfactory.model.events import DriftAlert, Event, Moment, ResumeAsked, ShutdownAsked, StartAsked
 from darkfactory.model.fleet import AgentLayer, OrchestratorConfig
@@ -37,6 +38,7 @@ from darkfactory.policy.shutdown import REAP_SECS
 from darkfactory.runtime import inbox
 from darkfactory.runtime.agent_run import CLEANUP_SECS, Workplace
 from darkfactory.runtime.layers import Layers
+from darkfactory.runtime.memory import MemoryWatch
 from darkfactory.runtime.scheduler import TimeScheduler
 from darkfactory.runtime.status import AgentStatus, statuses
 from darkfactory.runtime.supervisor import Supervisor
@@ -47,9 +49,16 @@ MachineOpener = Callable[[OrchestratorConfig], AbstractContextManager[Machine]]
 
 
 @contextmanager
-def _this_machine(config: OrchestratorConfig) -> Iterator[Machine]:
+def this_machine(config: OrchestratorConfig, *, adopts: bool = False) -> Iterator[Machine]:
+    """The machine we are on. `adopts`: this process is the factory's alone, and a child subreaper."""
     directory = config.state_dir or default_state_dir(config.name, os.environ)
-    with open_machine(directory, config.source) as machine:
+    opened = open_machine(directory, config.source, config.containment, adopts=adopts)
+    with ExitStack() as stack:
+        try:
+            machine = stack.enter_context(opened)
+        except NoCgroup as reason:
+            fault = Fault("containment", f"there is no cgroup to be had: {reason}", remedy='use "auto" or "guard"')
+            raise ConfigError(str(config.source or config.name), (fault,)) from None
         yield machine
 
 
@@ -117,7 +126,7 @@ class AgentOrchestrator:
         missing = missing_paths(self.config)
         if missing:
             raise ConfigError(str(self.config.source or self.config.name), missing)
-        open_machine_for = self._machine or _this_machine
+        open_machine_for = self._machine or this_machine
         with open_machine_for(self.config) as machine:
             self._life = life = _Life(self.config, machine, self._seed, self._resume)
             try:
@@ -184,8 +193,11 @@ class _Life:
         self.machine = machine
         send, self._receive = trio.open_memory_channel[Event](inbox.CAPACITY)
         self.sender = inbox.Sender(send, machine.clock)
+        self.memory = MemoryWatch(self.sender)
         self.places = {
-            agent.name: Workplace(agent, tool_for(agent, config.tools), machine, self.sender, config.working_dir)
+            agent.name: Workplace(
+                agent, tool_for(agent, config.tools), machine, self.sender, config.working_dir, self.memory
+            )
             for agent in config.agents
         }
         self.layers = Layers(self.places.__getitem__)
@@ -270,6 +282,7 @@ class _Life:
             core.start_soon(self._pass_on_wishes)
             core.start_soon(TimeScheduler(self._timetable(), self.sender).run)
             core.start_soon(watch_tools, self.places, self.sender)
+            core.start_soon(self.memory.run)
             core.start_soon(self._tell_started, started)
             finish = await supervisor.run(self._receive, self.sender)
             if finish.unreaped:
@@ -285,6 +298,14 @@ class _Life:
         announcing = {name for name, place in self.places.items() if place.tool.announces}
         state, todo = initial(self.config, durable, when, seed=self._seed, announcing=announcing, resume=self._resume)
         supervisor.act((Record("factory_started", when, data={"agents": len(self.config.agents)}),))
+        contained = self.machine.contained
+        if contained is not None:
+            told = {
+                "level": contained.level.value,
+                "memory": "kernel" if contained.kernel_limits_memory else "sampled",
+                "not_guaranteed": list(contained.not_guaranteed),
+            } | ({"why_no_cgroup": contained.why} if contained.why else {})
+            supervisor.act((Record("containment", when, data=told, durable=False),))
         if leftovers:
             supervisor.act((Record("leftovers_ended", when, Severity.WARNING, {"processes": list(leftovers)}),))
         supervisor.act(todo)
