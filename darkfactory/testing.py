@@ -156,9 +156,11 @@ class ScriptedProcess:
         await trio.lowlevel.checkpoint()
         return () if self._exit_code is not None else (f"{self.pid} immortal",)
 
-    async def memory_bytes(self) -> int:
-        """What its script says that it takes by now."""
+    async def memory_bytes(self) -> int | None:
+        """What its script says that it takes by now; None if it says nothing, so that nobody asks every second."""
         await trio.lowlevel.checkpoint()
+        if not self.script.memory:
+            return None
         elapsed = trio.current_time() - self._started + EARLY_SECS
         return next((size for secs, size in reversed(self.script.memory) if secs <= elapsed), 0)
 

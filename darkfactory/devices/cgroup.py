@@ -101,8 +101,8 @@ class Cgroups:
         try:
             if not (path / "cgroup.kill").exists():
                 raise NoCgroup("this kernel has no cgroup.kill (it takes 5.14)")
-            cgroups.end_all()
             cgroups.limits_memory = _switch_on_memory(own) and _switch_on_memory(path)
+            Cgroup(path / "probe", limits_memory=False).remove()
             probe = cgroups.make("probe", None)
             try:
                 command = probe.wrapped(("/bin/sh", "-c", ":"), {})
@@ -130,13 +130,9 @@ class Cgroups:
             (group.path / "memory.oom.group").write_text("1")  # all of it or nothing: half a tree is no agent
         return group
 
-    def end_all(self) -> None:
-        """Kill and remove whatever runs a former life left."""
-        for entry in self.path.iterdir():
-            if entry.is_dir():
-                group = Cgroup(entry, limits_memory=False)
-                group.kill()
-                group.remove()
+    def all(self) -> list[Cgroup]:
+        """Those that there are; before the first run, those that a former life left."""
+        return [Cgroup(entry, limits_memory=False) for entry in self.path.iterdir() if entry.is_dir()]
 
     def close(self) -> None:
         """Give it back; nothing happens while somebody is in it."""
@@ -150,7 +146,7 @@ def own_directory(cgroup: str, mountinfo: str) -> Path:
         raise NoCgroup("this system has no cgroup v2")
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
-        if after.split(" ", 1)[0] == "cgroup2":
+        if after.split(" ", 1)[0] == "cgroup2" and "/../" not in f"{own}/":  # that is outside our cgroup namespace
             root, point = (_unescaped(word) for word in before.split(" ")[3:5])
             inside = os.path.relpath(own, root)
             if not inside.startswith(".."):

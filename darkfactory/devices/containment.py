@@ -118,6 +118,8 @@ class Kin:
     """The pid of our own child, which leads the run's first session; None where that is no child of ours."""
     start: int = 0
     """The leader's."""
+    over: bool = False
+    """It was swept: it can make no orphans any more."""
     _noted: dict[int, int] = Factory(dict)
     """Start time by pid, of the members in the latest snapshot."""
     _sessions: dict[int, int | None] = Factory(dict)
@@ -126,7 +128,7 @@ class Kin:
     @classmethod
     def of_leader(cls, mark: str, pid: int, start: int) -> Kin:
         """The kin of a child of ours that leads a session and has not been reaped."""
-        return cls(mark, pid, start, {pid: start}, {pid: start})
+        return cls(mark, pid, start, noted={pid: start}, sessions={pid: start})
 
     def adopt(self, process: ProcessInfo) -> None:
         """Count a process in that nothing else gives away."""
@@ -271,9 +273,9 @@ class ProcessTable:
                     os.waitpid(pid, os.WNOHANG)
         return found
 
-    def is_nobodys(self, orphan: ProcessInfo) -> bool:
-        """Whether every run is over that was alive when it began."""
-        return all(kin.start > orphan.start for kin in self._kin.values())
+    def is_nobodys(self, orphan: ProcessInfo, *, but: Kin | None = None) -> bool:
+        """Whether every run is over that was alive when it began, the one that is being swept left aside."""
+        return all(kin is but or kin.over or kin.start > orphan.start for kin in self._kin.values())
 
     def _is_orphan(self, process: ProcessInfo, own_sessions: Collection[int]) -> bool:
         """Whether a child of ours is a run's orphan without a mark.
@@ -297,7 +299,7 @@ class ProcessTable:
             for process in snapshot.children.get(snapshot.own_pid, ()):
                 if process.pid in snapshot.in_exec or not self._is_orphan(process, snapshot.protected_sessions):
                     continue
-                if all(other is kin or other.start > process.start for other in self._kin.values()):
+                if self.is_nobodys(process, but=kin):
                     kin.adopt(process)
         members = [member for member in kin.members(snapshot) if not self._is_stranger(member)]
         for process in members:

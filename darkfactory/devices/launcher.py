@@ -174,7 +174,13 @@ class RealLauncher:
         with trio.move_on_after(FORMER_GUARD_SECS):
             while self._has_former_guard(await self._table.snapshot()):  # noqa: ASYNC110 -- the condition is outside
                 await trio.sleep(0.01)
-        return (await self._table.sweep(containment.Kin(f"{self.instance}/"))).found
+        found = (await self._table.sweep(containment.Kin(f"{self.instance}/"))).found
+        for cgroup in self.cgroups.all() if self.cgroups is not None else ():
+            processes = (await self._table.snapshot()).processes
+            found += tuple(str(processes[pid]) for pid in cgroup.pids() if pid in processes)
+            await _empty(cgroup)
+            cgroup.remove()
+        return found
 
     def _has_former_guard(self, snapshot: containment.Snapshot) -> bool:
         guards = snapshot.carrying(f"{self.instance}/guard")
@@ -258,19 +264,9 @@ class RealProcess:
             self._started.cgroup.kill()
         left = (await self._table.sweep(self._kin)).left
         if self._started.cgroup is not None and not left:
-            left = await self._empty(self._started.cgroup)
+            left = await _empty(self._started.cgroup)
+        self._kin.over = not left
         return left
-
-    async def _empty(self, cgroup: Cgroup) -> tuple[str, ...]:
-        """See that nobody is left in the cgroup; "PID" of each who was still there after `SWEEP_LIMIT_SECS`."""
-        await trio.lowlevel.checkpoint()
-        left = cgroup.pids()
-        with trio.move_on_after(containment.SWEEP_LIMIT_SECS):  # noqa: ASYNC912 -- mostly there is nobody
-            while left:
-                cgroup.kill()
-                await trio.sleep(0.002)
-                left = cgroup.pids()
-        return tuple(map(str, left))
 
     async def memory_bytes(self) -> int | None:
         """What the living members take, see `containment.memory_of`; None where the kernel keeps the limit."""
@@ -304,6 +300,18 @@ class RealProcess:
                 self._forget(self._kin)
             if self._started.cgroup is not None:
                 self._started.cgroup.remove()
+
+
+async def _empty(cgroup: Cgroup) -> tuple[str, ...]:
+    """See that nobody is left in the cgroup; "PID" of each who was still there after `SWEEP_LIMIT_SECS`."""
+    await trio.lowlevel.checkpoint()
+    left = cgroup.pids()
+    with trio.move_on_after(containment.SWEEP_LIMIT_SECS):  # noqa: ASYNC912 -- mostly there is nobody
+        while left:
+            cgroup.kill()
+            await trio.sleep(0.002)
+            left = cgroup.pids()
+    return tuple(map(str, left))
 
 
 def _start(spec: LaunchSpec, marks: str, cgroups: Cgroups | None) -> _Started:

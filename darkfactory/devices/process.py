@@ -80,7 +80,10 @@ class Process(Protocol):
         ...
 
     async def memory_bytes(self) -> int | None:
-        """What all of the run's processes take together now; None where the system itself keeps its limit."""
+        """What all of the run's processes take together now; None if it need not be measured, now or later.
+
+        That is where the system itself keeps the limit.
+        """
         ...
 
     def out_of_memory(self) -> bool:

@@ -42,7 +42,7 @@ class MemoryWatch:
         try:
             yield
         finally:
-            del self._limited[run_id]
+            self._limited.pop(run_id, None)
 
     async def run(self) -> None:
         """Measure once a second while there is something to measure; until cancelled."""
@@ -57,5 +57,7 @@ class MemoryWatch:
 
     async def _measure(self, run_id: str, process: Process, limit: int) -> None:
         memory = await process.memory_bytes()
-        if memory is not None and memory > limit:
+        if memory is None:
+            self._limited.pop(run_id, None)  # it need not be measured
+        elif memory > limit:
             await self.sender.send(MemoryExceeded(self.sender.now(), run_id, memory))
