@@ -62,6 +62,10 @@ class Script:
     """It cannot be started, for this reason."""
     immortal: bool = False
     """Not even SIGKILL ends it."""
+    memory: tuple[tuple[float, int], ...] = ()
+    """(seconds after the start, bytes that it takes from then on), ascending."""
+    out_of_memory: bool = False
+    """When it exits by itself, it was the system that ended it at its memory limit."""
 
 
 SUCCEEDS = Script()
@@ -154,6 +158,18 @@ class ScriptedProcess:
         self.kill()
         await trio.lowlevel.checkpoint()
         return () if self._exit_code is not None else (f"{self.pid} immortal",)
+
+    async def memory_bytes(self) -> int | None:
+        """What its script says that it takes by now; None if it says nothing, so that nobody asks every second."""
+        await trio.lowlevel.checkpoint()
+        if not self.script.memory:
+            return None
+        elapsed = trio.current_time() - self._started + EARLY_SECS
+        return next((size for secs, size in reversed(self.script.memory) if secs <= elapsed), 0)
+
+    def out_of_memory(self) -> bool:
+        """What its script says."""
+        return self.script.out_of_memory
 
     async def drain(self) -> None:
         """Pass on the last words."""

@@ -6,6 +6,7 @@ import os
 import signal
 import traceback
 from collections.abc import AsyncIterator
+from functools import partial
 
 import click
 import structlog
@@ -13,6 +14,7 @@ import trio
 
 from darkfactory.cli import BAD_USAGE, logs
 from darkfactory.config import warnings_of
+from darkfactory.devices.containment import adopt_orphans
 from darkfactory.errors import (
     AgentNotFound,
     AlreadyRunning,
@@ -23,7 +25,7 @@ from darkfactory.errors import (
 )
 from darkfactory.model.fleet import OrchestratorConfig
 from darkfactory.policy import shutdown
-from darkfactory.runtime.factory import AgentOrchestrator, Outcome
+from darkfactory.runtime.factory import AgentOrchestrator, Outcome, this_machine
 
 FAILED = 1
 EXIT_CODES: dict[type[OrchestratorError], int] = {
@@ -45,12 +47,13 @@ def run(config: OrchestratorConfig, resume: tuple[str, ...]) -> int:
     """Run the fleet until it is told to stop; the exit code."""
     logs.configure()
     try:
-        orchestrator = AgentOrchestrator(config, resume=resume)
+        orchestrator = AgentOrchestrator(config, resume=resume, machine=partial(this_machine, adopts=True))
     except (ConfigError, AgentNotFound) as error:
         return _told(error)
     for warning in warnings_of(config):
         _log.warning("configuration", detail=warning.render(str(config.source)))
     try:
+        adopt_orphans()
         return trio.run(_until_signalled, orchestrator)
     except Exception:  # ours: the factory has stopped everything in order before it let this out
         click.echo("darkfactory failed; its agents were stopped. This is a bug, or a disk that refuses:", err=True)

@@ -5,17 +5,22 @@ some programs overwrite their environment. So a process belongs to a run by any 
 session in which a member was seen, being a member's child, or having been noted as a member before (by pid and start
 time, since pids come back). Never by name.
 
+Where we are a child subreaper (`adopt_orphans`), one more sign is left to a process that has thrown all of these away:
+when its parent dies it becomes our child. Which run it came from nobody can tell then, so it is ended with the last of
+the runs that were alive when it began.
+
 All of it is read from /proc. A scan costs about 12 us a process, so all runs of a round share one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import trio
 from attrs import Factory, define, frozen
@@ -23,6 +28,7 @@ from attrs import Factory, define, frozen
 MARK = "DARKFACTORY_RUN"
 """The environment variable that says to which run a process belongs: INSTANCE/RUN, more of them joined by colons."""
 SWEEP_LIMIT_SECS = 5.0
+_PR_SET_CHILD_SUBREAPER = 36
 _FIRST_PAUSE_SECS = 0.001
 _LAST_PAUSE_SECS = 0.05
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
@@ -110,6 +116,10 @@ class Kin:
     """INSTANCE/RUN; one that ends in a slash stands for all runs of the instance."""
     leader: int | None = None
     """The pid of our own child, which leads the run's first session; None where that is no child of ours."""
+    start: int = 0
+    """The leader's."""
+    over: bool = False
+    """It was swept: it can make no orphans any more."""
     _noted: dict[int, int] = Factory(dict)
     """Start time by pid, of the members in the latest snapshot."""
     _sessions: dict[int, int | None] = Factory(dict)
@@ -118,7 +128,11 @@ class Kin:
     @classmethod
     def of_leader(cls, mark: str, pid: int, start: int) -> Kin:
         """The kin of a child of ours that leads a session and has not been reaped."""
-        return cls(mark, pid, {pid: start}, {pid: start})
+        return cls(mark, pid, start, noted={pid: start}, sessions={pid: start})
+
+    def adopt(self, process: ProcessInfo) -> None:
+        """Count a process in that nothing else gives away."""
+        self._noted[process.pid] = process.start
 
     def members(self, snapshot: Snapshot) -> list[ProcessInfo]:
         """Who belongs to the run, zombies included; also note them for the next time."""
@@ -163,9 +177,21 @@ class Swept:
 class ProcessTable:
     """Takes snapshots, and shares each among all who asked before it was begun."""
 
-    _lock: trio.Lock = Factory(trio.Lock)
-    _limiter: trio.CapacityLimiter = Factory(lambda: trio.CapacityLimiter(1))
+    instance: str = ""
+    adopts: bool = False
+    """We are a child subreaper, and the orphans that come to us are those of runs."""
+    strangers: dict[int, int] = Factory(dict)
+    """Children of ours that are nobody's to end, whatever they carry: start time by pid."""
+    limiter: trio.CapacityLimiter = Factory(lambda: trio.CapacityLimiter(1))
     """Its own: other work in threads must not hold up the end of a run."""
+    _lock: trio.Lock = Factory(trio.Lock)
+    _kin: dict[int, Kin] = Factory(dict)
+    """By leader's pid: whose leader has not been reaped."""
+    _starting: int = 0
+    """Leaders that exist, maybe, and are not in `_kin` yet."""
+    _starts: int = 0
+    _settled: bool = False
+    """No leader was being started while `_latest` was taken."""
     _begun: int = 0
     _taken: int = 0
     """The number of the scan in `_latest`."""
@@ -178,7 +204,9 @@ class ProcessTable:
             if self._latest is None or self._taken <= asked:
                 self._begun += 1
                 number = self._begun
-                self._latest = await trio.to_thread.run_sync(scan, limiter=self._limiter)
+                quiet, starts = self._starting == 0, self._starts
+                self._latest = await trio.to_thread.run_sync(scan, limiter=self.limiter)
+                self._settled = quiet and self._starts == starts
                 self._taken = number
             return self._latest
 
@@ -202,19 +230,120 @@ class ProcessTable:
                 alive = self._living(kin, snapshot)
         return Swept(tuple(found.values()), tuple(str(process) for process in alive))
 
-    @staticmethod
-    def _living(kin: Kin, snapshot: Snapshot) -> list[ProcessInfo]:
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """For as long as a leader is being started: a child that is not known yet may be that one."""
+        self._starting += 1
+        self._starts += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
+
+    def add(self, kin: Kin) -> None:
+        """A run lives."""
+        assert kin.leader is not None
+        self._kin[kin.leader] = kin
+
+    def discard(self, kin: Kin) -> None:
+        """It is over, and its leader was reaped."""
+        assert kin.leader is not None
+        del self._kin[kin.leader]
+
+    def adopted(self) -> list[ProcessInfo]:
+        """Orphans that have come to us and carry no mark of ours; the dead ones are reaped. About 50 us, no checkpoint.
+
+        Only known pids are ever reaped: a child that we started to wait for it is in our own session (then it is none
+        of our business), leads a run, or is being started; in that case the next call will tell.
+        """
+        found: list[ProcessInfo] = []
+        if not self.adopts or self._starting:
+            return found
+        for pid in own_children() - self._kin.keys():
+            stat, environ = _read(f"/proc/{pid}/stat"), _read(f"/proc/{pid}/environ")
+            if stat is None:
+                continue
+            process = _parse(pid, stat, environ or b"")
+            if not self._is_orphan(process, frozenset({os.getsid(0)})):
+                continue
+            if process.alive:
+                found.append(process)
+            else:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+        return found
+
+    def is_nobodys(self, orphan: ProcessInfo, *, but: Kin | None = None) -> bool:
+        """Whether every run is over that was alive when it began, the one that is being swept left aside."""
+        return all(kin is but or kin.over or kin.start > orphan.start for kin in self._kin.values())
+
+    def _is_orphan(self, process: ProcessInfo, own_sessions: Collection[int]) -> bool:
+        """Whether a child of ours is a run's orphan without a mark.
+
+        Whatever a run starts is in sessions that the run made; what we start for ourselves shares ours.
+        """
+        return not (
+            process.pid in self._kin
+            or process.session in own_sessions
+            or self._is_stranger(process)
+            or any(mark.startswith(f"{self.instance}/") for mark in process.marks)
+        )
+
+    def _living(self, kin: Kin, snapshot: Snapshot) -> list[ProcessInfo]:
         """The members that are alive; the dead among them are reaped if that has fallen to us.
 
         Where we are a subreaper (or PID 1), a run's orphans become our children, and nobody else waits for them. The
         leader stays: its launcher reaps it, and until then holds its pid and so its group.
         """
-        members = kin.members(snapshot)
+        if self.adopts and self._settled and kin.leader is not None:
+            for process in snapshot.children.get(snapshot.own_pid, ()):
+                if process.pid in snapshot.in_exec or not self._is_orphan(process, snapshot.protected_sessions):
+                    continue
+                if self.is_nobodys(process, but=kin):
+                    kin.adopt(process)
+        members = [member for member in kin.members(snapshot) if not self._is_stranger(member)]
         for process in members:
             if not process.alive and process.ppid == snapshot.own_pid and process.pid != kin.leader:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(process.pid, os.WNOHANG)
         return [process for process in members if process.alive]
+
+    def _is_stranger(self, process: ProcessInfo) -> bool:
+        return self.strangers.get(process.pid) == process.start
+
+
+def adopt_orphans() -> None:
+    """Make this process a child subreaper, for good: orphaned descendants become its children, not those of init."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def own_children() -> set[int]:
+    """The pids of our children, zombies included."""
+    found: set[int] = set()
+    for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 -- as in `scan`
+        found.update(map(int, (_read(f"/proc/self/task/{thread}/children") or b"").split()))
+    return found
+
+
+def memory_of(pids: Iterable[int]) -> int:
+    """What these processes take together, in bytes: resident or swapped, shared pages in fair shares (PSS).
+
+    Where the kernel does not let us see that, it is the resident size, which counts shared pages for each. Blocks for
+    about 50 us a process, and longer for large ones; so call it in a thread.
+    """
+    total = 0
+    for pid in pids:
+        rollup = _read(f"/proc/{pid}/smaps_rollup")
+        if rollup:
+            for line in rollup.splitlines():
+                if line.startswith((b"Pss:", b"SwapPss:")):
+                    total += int(line.split()[1]) * 1024
+        elif statm := _read(f"/proc/{pid}/statm"):
+            total += int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return total
 
 
 def scan() -> Snapshot:

@@ -12,23 +12,35 @@ import contextlib
 import errno
 import os
 import resource
+import select
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import structlog
 import trio
 from attrs import Factory, define, frozen
 
 from darkfactory.devices import containment
 from darkfactory.devices.capture import Followed, Follower
+from darkfactory.devices.cgroup import Cgroup, Cgroups
+from darkfactory.devices.guard import Guard
 from darkfactory.devices.process import LaunchSpec, Sink
 from darkfactory.errors import SpawnFailed
 from darkfactory.model.signals import Stream
 
 STARTS_AT_ONCE = 8
+LOOK_SECS = 1.0
+"""How often we look whether orphans have come to us, where they do."""
+GUARD_BACKOFF_SECS = (0.0, 1.0, 10.0, 60.0)
+"""The delays before another guard is started; the last one stays."""
+FORMER_GUARD_SECS = 10.0
+"""How long the guard of a former life may take to finish what it is doing."""
 _RESET_BY_SUBPROCESS = {signal.SIGPIPE, signal.SIGXFSZ}
+
+_log = structlog.get_logger("darkfactory")
 
 
 @define(eq=False)
@@ -39,14 +51,96 @@ class RealLauncher:
     """Unique to this state directory and the same at every start, so that leftovers can be told from strangers."""
     outer_mark: str | None = None
     """The mark that we ourselves run under, as a factory inside another one's run; None as a rule."""
+    cgroups: Cgroups | None = None
+    """Where each run gets a cgroup; None where there are none."""
+    guard: Guard | None = None
+    """Started; told of every run, and replaced when it is lost. None: what we leave when we are killed, lives on."""
+    adopts: bool = False
+    """We are a child subreaper (`containment.adopt_orphans`), and nothing else here starts sessions of its own."""
     _follower: Follower = Factory(Follower)
-    _table: containment.ProcessTable = Factory(containment.ProcessTable)
+    _table: containment.ProcessTable = Factory(
+        lambda self: containment.ProcessTable(self.instance, self.adopts), takes_self=True
+    )
     _starts: trio.CapacityLimiter = Factory(lambda: trio.CapacityLimiter(STARTS_AT_ONCE))
     """Its own: other work in threads must not hold up a start."""
+    _orphans: dict[int, int] = Factory(dict)
+    """Those that the guard knows: start time by pid."""
+
+    def __attrs_post_init__(self) -> None:
+        for pid in containment.own_children() if self.adopts else ():  # of whoever we were before the last exec
+            self._spare(pid)
+        if self.guard is not None and self.guard.pid is not None:
+            self._spare(self.guard.pid)
+
+    def _spare(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._table.strangers[pid] = containment.start_time(pid)
 
     async def serve(self) -> None:
-        """The follower service: runs until it is cancelled."""
-        await self._follower.serve()
+        """Follow output, keep a guard, and see to orphans: runs until it is cancelled."""
+        async with trio.open_nursery() as nursery:
+            if self.guard is not None:
+                nursery.start_soon(self._keep_guard, self.guard)
+            if self.adopts:
+                nursery.start_soon(self._see_to_orphans)
+            await self._follower.serve()
+
+    async def _keep_guard(self, guard: Guard) -> None:
+        """Without a guard the promise would silently be gone."""
+        lost = 0
+        while True:
+            if guard.pid is not None:
+                code = await guard.wait_lost()
+                _log.warning("guard_lost", exit_code=code)
+            await trio.sleep(GUARD_BACKOFF_SECS[min(lost, len(GUARD_BACKOFF_SECS) - 1)])
+            lost += 1
+            try:
+                guard.start()
+            except OSError as error:
+                _log.warning("guard_failed", detail=str(error))
+            else:
+                assert guard.pid is not None
+                self._spare(guard.pid)
+
+    async def _see_to_orphans(self) -> None:
+        """Tell the guard of orphans that have come to us; end those of runs that are over, and reap the dead."""
+        while True:
+            await trio.sleep(LOOK_SECS)
+            adopted = self._table.adopted()
+            for orphan in adopted:
+                if self._orphans.get(orphan.pid) != orphan.start:
+                    _log.info("orphan_adopted", process=str(orphan))
+                    self._orphans[orphan.pid] = orphan.start
+                    if self.guard is not None:
+                        self.guard.add(orphan.pid, orphan.start)
+            self._forget_orphans({orphan.pid for orphan in adopted})
+            nobodys = [orphan for orphan in adopted if self._table.is_nobodys(orphan)]
+            if nobodys:
+                kin = containment.Kin(f"{self.instance}/-")
+                for orphan in nobodys:
+                    kin.adopt(orphan)
+                await self._table.sweep(kin)
+
+    def _forget_orphans(self, but: set[int]) -> None:
+        for pid in self._orphans.keys() - but:
+            start = self._orphans.pop(pid)
+            if self.guard is not None:
+                self.guard.discard(pid, start)
+
+    def close(self) -> None:
+        """For when all runs are over: end the orphans that are still there, and give back what `serve` took care of."""
+        for _ in range(200):
+            orphans = self._table.adopted()
+            if not orphans:
+                self._forget_orphans(set())
+                break
+            for orphan in orphans:
+                containment.kill(orphan)
+            select.select([], [], [], 0.005)
+        if self.guard is not None:
+            self.guard.close()
+        if self.cgroups is not None:
+            self.cgroups.close()
 
     def locate(self, program: str, env: Mapping[str, str], cwd: Path) -> str | None:
         """Where the program would be started from; see `Launcher.locate`."""
@@ -59,17 +153,38 @@ class RealLauncher:
         """
         mark = f"{self.instance}/{spec.run_id}"
         marks = f"{self.outer_mark}:{mark}" if self.outer_mark else mark
-        started = await trio.to_thread.run_sync(_start, spec, marks, limiter=self._starts)
-        return RealProcess(
-            started,
-            self._table,
-            containment.Kin.of_leader(mark, started.popen.pid, started.start),
-            self._follower.follow(started.files, sink),
-        )
+        with self._table.starting():
+            started = await trio.to_thread.run_sync(_start, spec, marks, self.cgroups, limiter=self._starts)
+            kin = containment.Kin.of_leader(mark, started.popen.pid, started.start)
+            self._table.add(kin)
+        if self.guard is not None:
+            self.guard.add(started.popen.pid, started.start)
+        return RealProcess(started, self._table, kin, self._follower.follow(started.files, sink), self._forget)
+
+    def _forget(self, kin: containment.Kin) -> None:
+        self._table.discard(kin)
+        if self.guard is not None and kin.leader is not None:
+            self.guard.discard(kin.leader, kin.start)
 
     async def sweep_leftovers(self) -> tuple[str, ...]:
-        """End what carries a mark of this instance, "PID NAME" of each; only for when none of our runs is alive."""
-        return (await self._table.sweep(containment.Kin(f"{self.instance}/"))).found
+        """End what carries a mark of this instance, "PID NAME" of each; only for when none of our runs is alive.
+
+        A former life's guard, which knows more than marks, is given time to finish first.
+        """
+        with trio.move_on_after(FORMER_GUARD_SECS):
+            while self._has_former_guard(await self._table.snapshot()):  # noqa: ASYNC110 -- the condition is outside
+                await trio.sleep(0.01)
+        found = (await self._table.sweep(containment.Kin(f"{self.instance}/"))).found
+        for cgroup in self.cgroups.all() if self.cgroups is not None else ():
+            processes = (await self._table.snapshot()).processes
+            found += tuple(str(processes[pid]) for pid in cgroup.pids() if pid in processes)
+            await _empty(cgroup)
+            cgroup.remove()
+        return found
+
+    def _has_former_guard(self, snapshot: containment.Snapshot) -> bool:
+        guards = snapshot.carrying(f"{self.instance}/guard")
+        return any(guard.alive and self._table.strangers.get(guard.pid) != guard.start for guard in guards)
 
 
 @frozen
@@ -80,6 +195,7 @@ class _Started:
     """Its `containment.start_time`."""
     files: dict[Stream, int]
     """The output files, open for reading."""
+    cgroup: Cgroup | None
 
 
 @define(eq=False)
@@ -90,6 +206,7 @@ class RealProcess:
     _table: containment.ProcessTable
     _kin: containment.Kin
     _followed: Followed
+    _forget: Callable[[containment.Kin], None]
     _waiting: trio.Lock = Factory(trio.Lock)
     """Trio lets one task wait for a descriptor; the others wait for that task."""
     _code: int | None = None
@@ -143,7 +260,26 @@ class RealProcess:
     async def sweep(self) -> tuple[str, ...]:
         """Kill whatever still belongs to the run; "PID NAME" of each that was alive after `SWEEP_LIMIT_SECS`."""
         self.kill()
-        return (await self._table.sweep(self._kin)).left
+        if self._started.cgroup is not None:
+            self._started.cgroup.kill()
+        left = (await self._table.sweep(self._kin)).left
+        if self._started.cgroup is not None and not left:
+            left = await _empty(self._started.cgroup)
+        self._kin.over = not left
+        return left
+
+    async def memory_bytes(self) -> int | None:
+        """What the living members take, see `containment.memory_of`; None where the kernel keeps the limit."""
+        if self._started.cgroup is not None and self._started.cgroup.limits_memory:
+            await trio.lowlevel.checkpoint()
+            return None
+        members = self._kin.members(await self._table.snapshot())
+        alive = [member.pid for member in members if member.alive]
+        return await trio.to_thread.run_sync(containment.memory_of, alive, limiter=self._table.limiter)
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has ended it at its limit."""
+        return self._started.cgroup is not None and self._started.cgroup.out_of_memory()
 
     async def drain(self) -> None:
         """Feed and flush the rest of the output, then reap the leader and close everything.
@@ -159,10 +295,26 @@ class RealProcess:
             trio.lowlevel.notify_closing(self._started.pidfd)
             os.close(self._started.pidfd)
             # If the sweep could not kill it, this reaps nothing; subprocess will, when it starts another one day.
-            self._started.popen.poll()
+            # Until we die it stays known, and then it is the guard's.
+            if self._started.popen.poll() is not None:
+                self._forget(self._kin)
+            if self._started.cgroup is not None:
+                self._started.cgroup.remove()
 
 
-def _start(spec: LaunchSpec, marks: str) -> _Started:
+async def _empty(cgroup: Cgroup) -> tuple[str, ...]:
+    """See that nobody is left in the cgroup; "PID" of each who was still there after `SWEEP_LIMIT_SECS`."""
+    await trio.lowlevel.checkpoint()
+    left = cgroup.pids()
+    with trio.move_on_after(containment.SWEEP_LIMIT_SECS):  # noqa: ASYNC912 -- mostly there is nobody
+        while left:
+            cgroup.kill()
+            await trio.sleep(0.002)
+            left = cgroup.pids()
+    return tuple(map(str, left))
+
+
+def _start(spec: LaunchSpec, marks: str, cgroups: Cgroups | None) -> _Started:
     """Start it, in a thread. SpawnFailed leaves no process, file or descriptor, and tells no environment value."""
     try:
         with contextlib.ExitStack() as always, contextlib.ExitStack() as undo:
@@ -176,21 +328,29 @@ def _start(spec: LaunchSpec, marks: str) -> _Started:
                 undo.callback(path.unlink)
                 followed[stream] = os.open(path, os.O_RDONLY)
                 undo.callback(os.close, followed[stream])
+            env = {**spec.env, containment.MARK: marks}
+            cgroup, joining = None, None
+            if cgroups is not None:
+                cgroup = cgroups.make(spec.run_id, spec.max_memory_bytes)
+                undo.callback(cgroup.remove)
+                joining = cgroup.wrapped(command, env)
             popen = subprocess.Popen(
-                command,
+                joining or command,
                 stdin=stdin,
                 stdout=written[Stream.STDOUT],
                 stderr=written[Stream.STDERR],
                 cwd=spec.cwd,
-                env={**spec.env, containment.MARK: marks},
+                env=env,
                 start_new_session=True,
             )
             undo.callback(_abandon, popen)
+            if cgroup is not None and joining is None:
+                cgroup.add(popen.pid)
             if spec.max_memory_bytes is not None:
                 _limit_memory(popen.pid, spec.max_memory_bytes)
             pidfd = os.pidfd_open(popen.pid)
             undo.callback(os.close, pidfd)
-            started = _Started(popen, pidfd, containment.start_time(popen.pid), followed)
+            started = _Started(popen, pidfd, containment.start_time(popen.pid), followed, cgroup)
             undo.pop_all()
             return started
     except OSError as error:

@@ -11,7 +11,9 @@ from pathlib import Path
 from attrs import field, frozen
 
 from darkfactory.devices import containment
+from darkfactory.devices.cgroup import Cgroups, NoCgroup
 from darkfactory.devices.clock import CivilClock, SystemClock
+from darkfactory.devices.guard import Guard
 from darkfactory.devices.journal import FileJournal, Journal
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.devices.process import Launcher
@@ -19,6 +21,20 @@ from darkfactory.devices.runstore import RunDirectories, RunStore
 from darkfactory.devices.segments import Line
 from darkfactory.devices.statedir import StateDir
 from darkfactory.errors import StateDirError
+from darkfactory.model.fleet import Containment
+
+
+@frozen
+class Contained:
+    """By what means runs are kept together on this machine, and what those means cannot do."""
+
+    level: Containment
+    """CGROUP or GUARD."""
+    kernel_limits_memory: bool
+    not_guaranteed: tuple[str, ...]
+    """Plain sentences."""
+    why: str | None = None
+    """Why there are no cgroups; None where there are, or where none were wanted."""
 
 
 @frozen
@@ -31,15 +47,28 @@ class Machine:
     runs: RunStore
     history: Iterable[Line] = field(default=(), repr=False)
     """What the journal held at the start; to be read once, before anything is appended."""
+    contained: Contained | None = None
+    """None for a simulated machine."""
     environ: Mapping[str, str] = field(factory=dict, repr=False)
     """Where the agents' `env_pass` is taken from."""
 
 
 @contextmanager
-def open_machine(state_dir: Path, fleet_file: Path | None, *, keep: timedelta) -> Iterator[Machine]:
-    """The real machine, with the state directory locked for us; `keep` is how long old parts of the journal stay.
+def open_machine(
+    state_dir: Path,
+    fleet_file: Path | None,
+    wanted: Containment = Containment.AUTO,
+    *,
+    keep: timedelta,
+    adopts: bool = False,
+) -> Iterator[Machine]:
+    """The real machine, with the state directory locked for us and a guard that waits for our death.
 
-    Raises AlreadyRunning, StateDirError or JournalDamaged; then nothing is held.
+    `keep` is how long old parts of the journal stay.
+
+    `adopts`: this process is a child subreaper, and the orphans that come to it are those of runs.
+
+    Raises AlreadyRunning, StateDirError, JournalDamaged, or NoCgroup where one was demanded; then nothing is held.
     """
     clock = SystemClock()
     directory = StateDir.open(state_dir, fleet_file)
@@ -49,15 +78,56 @@ def open_machine(state_dir: Path, fleet_file: Path | None, *, keep: timedelta) -
         except OSError as error:
             raise StateDirError(f"{directory.journal}: cannot be opened: {error}") from error
         try:
-            yield Machine(
-                clock=clock,
-                launcher=RealLauncher(directory.instance, outer_mark=os.environ.get(containment.MARK)),
-                journal=journal,
-                runs=RunDirectories(directory.runs),
-                history=journal.history(),
-                environ=dict(os.environ),
-            )
+            with _launcher(directory.instance, wanted, adopts=adopts) as (launcher, contained):
+                yield Machine(
+                    clock=clock,
+                    launcher=launcher,
+                    journal=journal,
+                    runs=RunDirectories(directory.runs),
+                    history=journal.history(),
+                    contained=contained,
+                    environ=dict(os.environ),
+                )
         finally:
             journal.close()
     finally:
         directory.close()
+
+
+@contextmanager
+def _launcher(instance: str, wanted: Containment, *, adopts: bool) -> Iterator[tuple[RealLauncher, Contained]]:
+    outer_mark = os.environ.get(containment.MARK)
+    cgroups, why = None, None
+    if wanted is not Containment.GUARD:
+        try:
+            cgroups = Cgroups.open(instance)
+        except NoCgroup as reason:
+            if wanted is Containment.CGROUP:
+                raise
+            why = str(reason)
+    guard = Guard(instance, outer_mark, cgroups.path if cgroups else None)
+    try:
+        guard.start()
+    except BaseException:
+        if cgroups:
+            cgroups.close()
+        raise
+    launcher = RealLauncher(instance, outer_mark, cgroups=cgroups, guard=guard, adopts=adopts)
+    try:
+        yield launcher, contained(cgroups, why, adopts=adopts)
+    finally:
+        launcher.close()
+
+
+def contained(cgroups: Cgroups | None, why: str | None, *, adopts: bool) -> Contained:
+    """What these means come to (docs/containment.md has the whole table)."""
+    both_killed = "if the factory and its guard are both killed, agents live on until the next start"
+    if cgroups is not None:
+        moved = "a process that moves itself into a cgroup outside, and drops its mark, its session and its parents"
+        return Contained(Containment.CGROUP, cgroups.limits_memory, (moved, both_killed))
+    if adopts:
+        lost = "a process that drops its mark, its session and its parents, less than a second before a SIGKILL"
+        early = "such a process lives on until the runs end that were alive when it began"
+        return Contained(Containment.GUARD, False, (lost, early, both_killed), why)
+    lost = "a process that drops its mark, its session and its parents between two looks"
+    return Contained(Containment.GUARD, False, (lost, both_killed), why)

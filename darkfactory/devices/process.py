@@ -79,6 +79,17 @@ class Process(Protocol):
         """
         ...
 
+    async def memory_bytes(self) -> int | None:
+        """What all of the run's processes take together now; None if it need not be measured, now or later.
+
+        That is where the system itself keeps the limit.
+        """
+        ...
+
+    def out_of_memory(self) -> bool:
+        """Whether the system has ended it because of its memory limit. For after the sweep, before `drain`."""
+        ...
+
     async def drain(self) -> None:
         """After the sweep: feed the sink whatever the files still hold, flush it, and forget them.
 
@@ -91,7 +102,7 @@ class Launcher(Protocol):
     """Starts processes and follows their output."""
 
     async def serve(self) -> None:
-        """The follower service: runs until it is cancelled. `launch` may be called before and while it runs."""
+        """Follow output and look after processes until cancelled. `launch` may be called before and while it runs."""
         ...
 
     def locate(self, program: str, env: Mapping[str, str], cwd: Path) -> str | None:

@@ -88,6 +88,15 @@ class OutputTruncated(Event):
 
 
 @frozen
+class MemoryExceeded(Event):
+    """A run's processes were seen to take more memory than its agent is given."""
+
+    run_id: str
+    memory_bytes: int
+    """All of them together."""
+
+
+@frozen
 class RunEnded(Event):
     """A run is over: its processes are gone, its output is read, its verdict is made."""
 

@@ -50,6 +50,17 @@ class PromptVia(Enum):
     """The prompt file's path is its last argument."""
 
 
+class Containment(Enum):
+    """How runs are kept together, so that no process outlives the factory."""
+
+    AUTO = "auto"
+    """The first of the others that this machine offers."""
+    CGROUP = "cgroup"
+    """A cgroup for each run, and the guard."""
+    GUARD = "guard"
+    """Marks, sessions and descent; and a guard that goes by them when the factory is killed."""
+
+
 BUILTIN_TOOLS = ("bash", "claude", "codex", "demo")
 """The names that `cli_tool` takes without a `[tools.X]`; each has its adapter in `darkfactory.tools`."""
 
@@ -189,8 +200,9 @@ class OrchestratorConfig:
     """None means `darkfactory/<name>` in the user's state directory."""
     max_concurrent_runs: int = 10
     shutdown_grace_secs: float = 10.0
-    keep_days: int = 30
-    """How long parts of the journal stay that the next start does not need."""
+    keep_days: float = 30.0
+    """How long runs, and parts of the journal that the next start does not need, are kept."""
+    containment: Containment = Containment.AUTO
     layers: Mapping[AgentLayer, LayerConfig] = field(factory=_one_per_layer)
     tools: Mapping[str, ToolConfig] = field(factory=dict)
     source: Path | None = None

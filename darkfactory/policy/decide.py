@@ -129,6 +129,8 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             _output_seen(draft, event)
         case events.OutputTruncated():
             draft.record("output_truncated", Severity.WARNING, durable=False, run=event.run_id, stream=event.stream)
+        case events.MemoryExceeded():
+            _memory_exceeded(draft, event)
         case events.RunEnded():
             _run_ended(draft, event)
         case events.Drifted():
@@ -233,6 +235,14 @@ def _output_seen(draft: Draft, event: events.OutputSeen) -> None:
     limit = draft.agents[run.agent].definition.max_output_bytes
     if event.output_bytes > limit:
         stop_run(draft, run, Reason.OUTPUT_LIMIT, f"wrote more than max_output_bytes ({limit})")
+
+
+def _memory_exceeded(draft: Draft, event: events.MemoryExceeded) -> None:
+    run = draft.run(event.run_id)
+    if run is not None:
+        limit = draft.agents[run.agent].definition.max_memory_bytes
+        detail = f"its processes took {event.memory_bytes} bytes, max_memory_bytes is {limit}"
+        stop_run(draft, run, Reason.MEMORY, detail)
 
 
 def _run_ended(draft: Draft, event: events.RunEnded) -> None:

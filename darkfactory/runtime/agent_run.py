@@ -25,6 +25,7 @@ from darkfactory.model.signals import Finished
 from darkfactory.policy.history import timestamp
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.intake import Intake
+from darkfactory.runtime.memory import MemoryWatch
 from darkfactory.tools.environment import environment
 from darkfactory.tools.tool import Prompt, Tool
 from darkfactory.tools.verdict import Evidence, judge
@@ -73,6 +74,7 @@ class Workplace:
     machine: Machine
     sender: Sender
     working_dir: Path
+    memory: MemoryWatch
 
 
 async def run_agent(handle: RunHandle, place: Workplace) -> None:
@@ -112,6 +114,8 @@ class _LiveRun:
     unreaped: tuple[str, ...] = ()
     unread: bool = False
     """Its output was not read to the end."""
+    out_of_memory: bool = False
+    """The system ended processes of it at its limit."""
 
     @property
     def over(self) -> bool:
@@ -127,7 +131,8 @@ class _LiveRun:
             self.failure = failure
             return
         await place.sender.send(RunStarted(place.sender.now(), order.run_id, self.process.pid))
-        self.exit_code = await self.process.wait()
+        with place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes):
+            self.exit_code = await self.process.wait()
 
     def _spec(self) -> LaunchSpec:
         order, place = self.handle.order, self.place
@@ -161,6 +166,7 @@ class _LiveRun:
                     self.exit_code = await self.process.wait()
                 self.process.kill()
             self.unreaped = await self.process.sweep()
+            self.out_of_memory = self.process.out_of_memory()
             if self.exit_code is None and not self.unreaped:
                 self.exit_code = await self.process.wait()
         finally:
@@ -188,6 +194,9 @@ class _LiveRun:
         if stop is not None and said is not None and not said.ok:
             # what it says of its failure after we stopped it is our doing, not its own
             said = self.said_before
+        if self.out_of_memory and stop is None:
+            limit = self.place.agent.max_memory_bytes
+            stop = Stop(Reason.MEMORY, 0.0, f"the system ended it at max_memory_bytes ({limit})")
         verdict = judge(
             Evidence(
                 finished=said,

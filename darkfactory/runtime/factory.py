@@ -15,7 +15,7 @@ import difflib
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,9 +24,10 @@ from attrs import define, field, frozen
 from trio_util import AsyncValue, move_on_when
 
 from darkfactory.config import check_config, load_config, missing_paths
+from darkfactory.devices.cgroup import NoCgroup
 from darkfactory.devices.machine import Machine, open_machine
 from darkfactory.devices.statedir import default_state_dir
-from darkfactory.errors import AgentNotFound, ConfigError, OrchestratorError
+from darkfactory.errors import AgentNotFound, ConfigError, Fault, OrchestratorError
 from darkfactory.model.actions import Admission, Answer, Finish, Record, Resumed, Severity
 from darkfactory.model.drift import DriftAlert
 from darkfactory.model.events import Drifted, Event, Moment, ResumeAsked, ShutdownAsked, StartAsked
@@ -39,6 +40,7 @@ from darkfactory.policy.shutdown import REAP_SECS
 from darkfactory.runtime import inbox
 from darkfactory.runtime.agent_run import CLEANUP_SECS, Workplace
 from darkfactory.runtime.layers import Layers
+from darkfactory.runtime.memory import MemoryWatch
 from darkfactory.runtime.scheduler import TimeScheduler
 from darkfactory.runtime.status import AgentStatus, statuses
 from darkfactory.runtime.supervisor import Supervisor
@@ -54,8 +56,16 @@ def state_dir_of(config: OrchestratorConfig) -> Path:
 
 
 @contextmanager
-def _this_machine(config: OrchestratorConfig) -> Iterator[Machine]:
-    with open_machine(state_dir_of(config), config.source, keep=timedelta(days=config.keep_days)) as machine:
+def this_machine(config: OrchestratorConfig, *, adopts: bool = False) -> Iterator[Machine]:
+    """The machine we are on. `adopts`: this process is the factory's alone, and a child subreaper."""
+    keep = timedelta(days=config.keep_days)
+    opened = open_machine(state_dir_of(config), config.source, config.containment, keep=keep, adopts=adopts)
+    with ExitStack() as stack:
+        try:
+            machine = stack.enter_context(opened)
+        except NoCgroup as reason:
+            fault = Fault("containment", f"there is no cgroup to be had: {reason}", remedy='use "auto" or "guard"')
+            raise ConfigError(str(config.source or config.name), (fault,)) from None
         yield machine
 
 
@@ -126,7 +136,7 @@ class AgentOrchestrator:
         missing = missing_paths(self.config)
         if missing:
             raise ConfigError(str(self.config.source or self.config.name), missing)
-        open_machine_for = self._machine or _this_machine
+        open_machine_for = self._machine or this_machine
         with open_machine_for(self.config) as machine:
             seed = secrets.randbits(63) if self._seed is None else self._seed
             self._life = life = _Life(self.config, machine, seed, self._resume)
@@ -215,8 +225,11 @@ class _Life:
         self.machine = machine
         send, self._receive = trio.open_memory_channel[Event](inbox.CAPACITY)
         self.sender = inbox.Sender(send, machine.clock)
+        self.memory = MemoryWatch(self.sender)
         self.places = {
-            agent.name: Workplace(agent, tool_for(agent, config.tools), machine, self.sender, config.working_dir)
+            agent.name: Workplace(
+                agent, tool_for(agent, config.tools), machine, self.sender, config.working_dir, self.memory
+            )
             for agent in config.agents
         }
         self.layers = Layers(self.places.__getitem__)
@@ -306,6 +319,7 @@ class _Life:
             core.start_soon(self._pass_on_wishes)
             core.start_soon(TimeScheduler(self._timetable(), self.sender).run)
             core.start_soon(watch_tools, self.places, self.sender)
+            core.start_soon(self.memory.run)
             core.start_soon(self._tell_started, started)
             finish = await supervisor.run(self._receive, self.sender)
             core.cancel_scope.cancel(reason="the factory is over")
@@ -319,6 +333,14 @@ class _Life:
         announcing = {name for name, place in self.places.items() if place.tool.announces}
         state, todo = initial(self.config, durable, when, seed=self._seed, announcing=announcing, resume=self._resume)
         supervisor.act((Record("factory_started", when, data={"agents": len(self.config.agents)}),))
+        contained = self.machine.contained
+        if contained is not None:
+            told = {
+                "level": contained.level.value,
+                "memory": "kernel" if contained.kernel_limits_memory else "sampled",
+                "not_guaranteed": list(contained.not_guaranteed),
+            } | ({"why_no_cgroup": contained.why} if contained.why else {})
+            supervisor.act((Record("containment", when, data=told, durable=False),))
         if leftovers:
             supervisor.act((Record("leftovers_ended", when, Severity.WARNING, {"processes": list(leftovers)}),))
         supervisor.act(todo)

@@ -14,6 +14,7 @@ from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
     CompoundReviewConfig,
+    Containment,
     LayerConfig,
     NightwatchConfig,
     OrchestratorConfig,
@@ -40,7 +41,8 @@ CASES = {
         "state_dir": ('"/state"', Path("/state")),
         "max_concurrent_runs": ("3", 3),
         "shutdown_grace_secs": ('"20s"', 20.0),
-        "keep_days": ("7", 7),
+        "keep_days": ("7", 7.0),
+        "containment": ('"guard"', Containment.GUARD),
         "layers": (
             "{Core = {max_restarts = 1}}",
             dict.fromkeys(AgentLayer, LayerConfig()) | {AgentLayer.CORE: LayerConfig(1)},

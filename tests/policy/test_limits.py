@@ -6,6 +6,7 @@ import pytest
 
 from darkfactory.model.drift import CorrectionLevel
 from darkfactory.model.ends import Reason
+from darkfactory.model.events import MemoryExceeded
 
 from .world import CORE, GROWTH, SAFETY, World, agent
 
@@ -136,6 +137,23 @@ def test_a_run_may_write_so_much_and_no_more(output_bytes: int, reason: Reason |
     world = begin(max_output_bytes=1000)
     world.says("it", 20, output_bytes)
     assert world.stop_reason("it") is reason
+
+
+def test_a_run_over_its_memory_is_stopped_once_and_the_numbers_are_told() -> None:
+    world = begin(max_memory_bytes=1000)
+    world.swells("it", 20, 1001)
+    assert world.stop_reason("it") is Reason.MEMORY
+    world.swells("it", 21, 1002)
+    (record,) = world.kinds("run_stopping")
+    assert record.data["detail"] == "its processes took 1001 bytes, max_memory_bytes is 1000"
+
+
+def test_memory_that_is_told_of_a_run_that_has_ended_is_nothing() -> None:
+    world = begin(max_memory_bytes=1000)
+    run_id = world.run_of("it")
+    world.ends("it", Reason.SUCCEEDED, 20)
+    world.tell(MemoryExceeded(world.now(21), run_id, 1001))
+    assert not world.kinds("run_stopping")
 
 
 def test_a_moderate_drift_sets_a_deadline() -> None:

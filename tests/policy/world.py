@@ -14,6 +14,7 @@ from darkfactory.model.ends import Reason, Verdict
 from darkfactory.model.events import (
     Drifted,
     Event,
+    MemoryExceeded,
     Moment,
     OutputSeen,
     ResumeAsked,
@@ -129,6 +130,9 @@ class World:
 
     def says(self, name: str, at: float, output_bytes: int = 1, *, finished: bool = False) -> None:
         self.tell(OutputSeen(self.now(at), self.run_of(name), output_bytes, finished))
+
+    def swells(self, name: str, at: float, memory_bytes: int) -> None:
+        self.tell(MemoryExceeded(self.now(at), self.run_of(name), memory_bytes))
 
     def ends(self, name: str, reason: Reason, at: float | None = None, unreaped: tuple[str, ...] = ()) -> None:
         run_id = self.run_of(name)

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from darkfactory.devices import containment
+
 pytestmark = pytest.mark.real
 
 FLEET = """
@@ -226,8 +228,14 @@ def test_a_torn_last_line_is_ignored_and_cut(fleet: Path) -> None:
     assert segment.read_bytes().startswith(whole + b'{"utc"')
 
 
-def test_what_a_killed_factory_left_is_ended_before_anything_starts(fleet: Path) -> None:
+def test_what_a_factory_left_that_was_killed_with_its_guard_is_ended_before_anything_starts(fleet: Path) -> None:
     with running(fleet) as process:
+        process.send_signal(signal.SIGSTOP)  # so that it cannot start another guard
+        os.waitpid(process.pid, os.WUNTRACED)
+        instance = json.loads((fleet.parent / "state" / "fleet.json").read_text())["instance"]
+        (guard,) = containment.scan().carrying(f"{instance}/guard")
+        os.kill(guard.pid, signal.SIGKILL)
+        until(lambda: not containment.scan().processes[guard.pid].alive, process)
         process.kill()
         process.communicate(timeout=20)
     (first,) = journal(fleet, "run_begun")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import resource
 import signal
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -464,6 +466,104 @@ async def test_who_cannot_be_killed_is_named(bench, monkeypatch):
             patch.setattr(containment.ProcessTable.sweep, "__kwdefaults__", {"limit_secs": 0.05})
             (left,) = await process.sweep()
         assert left.endswith(" sleep")
+
+
+# Orphans that come to us, where we are a subreaper
+
+
+@pytest.fixture
+async def adopting(tmp_path: Path, monkeypatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr("darkfactory.devices.launcher.LOOK_SECS", 0.02)
+    containment.adopt_orphans()
+    launcher = RealLauncher(uuid.uuid4().hex, outer_mark=os.environ["DARKFACTORY_RUN"], adopts=True)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(launcher.serve)
+            yield Bench(launcher, tmp_path)
+            nursery.cancel_scope.cancel()
+        launcher.close()
+    finally:
+        ctypes.CDLL(None).prctl(containment._PR_SET_CHILD_SUBREAPER, 0)
+
+
+GHOST = "(env -i setsid sleep 1000 & echo $!); "
+
+
+async def ghost(sink: Recorder) -> int:
+    """The pid that a script with a GHOST in front has printed, once nothing gives it away any more."""
+    pid = int((await sink.lines(1))[0])
+
+    def hidden() -> bool:
+        found = containment.scan().processes[pid]
+        return (found.ppid, found.session, found.name, found.marks) == (os.getpid(), pid, "sleep", ())
+
+    await condition(hidden)
+    return pid
+
+
+async def test_an_orphan_that_hides_from_everything_is_ended_with_its_run(adopting):
+    async with adopting.run(adopting.spec(*sh(GHOST + "sleep 1000"))) as (process, sink):
+        hidden = await ghost(sink)
+        process.kill()
+        assert await process.sweep() == ()
+        assert not alive(hidden)
+
+
+async def test_whose_orphan_it_is_nobody_knows_so_it_lives_as_long_as_the_oldest_run_that_it_may_be_of(adopting):
+    async with adopting.run(adopting.spec("sleep", "1000")) as (older, _):  # noqa: SIM117
+        async with adopting.run(adopting.spec(*sh(GHOST + "exit 0"))) as (process, sink):
+            hidden = await ghost(sink)
+            tick = containment.start_time(hidden)
+            younger = adopting.spec(*sh("echo; sleep 1000"))
+            await condition(lambda: _now_in_ticks() > tick)
+            async with adopting.run(younger) as (_, recorder):
+                await recorder.lines(1)
+                await process.wait()
+                await process.sweep()
+                assert alive(hidden)
+                older.kill()
+                await older.sweep()
+                assert not alive(hidden)
+
+
+def _now_in_ticks() -> int:
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+async def test_dead_orphans_are_reaped_while_their_run_goes_on_and_nobody_elses_status_is_taken(adopting):
+    own = await trio.lowlevel.open_process(["false"])
+    await condition(lambda: not containment.scan().processes[own.pid].alive)
+    script = "(env -i setsid true & echo $!); sleep 1000"
+    async with adopting.run(adopting.spec(*sh(script))) as (_, sink):
+        orphan = int((await sink.lines(1))[0])
+        await condition(lambda: orphan not in containment.scan().processes)
+    assert await own.wait() == 1
+
+
+async def test_what_we_started_ourselves_is_no_orphan_nor_what_we_found_at_the_start(adopting):
+    own = await trio.lowlevel.open_process(["sleep", "1000"], env={"PATH": os.defpath})
+    found = await trio.lowlevel.open_process(["sleep", "1000"], env={"PATH": os.defpath}, start_new_session=True)
+    second = RealLauncher(uuid.uuid4().hex, os.environ["DARKFACTORY_RUN"], adopts=True)
+    try:
+        assert (await Bench(second, adopting.directory).outcome(adopting.spec("true")))[0] == 0
+        assert second._table.adopted() == []
+        assert (own.poll(), found.poll()) == (None, None)
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 20):
+            for process in (own, found):
+                process.kill()
+                await process.wait()
+
+
+async def test_an_orphan_that_no_sweep_has_met_is_ended_by_the_next_look(adopting, monkeypatch):
+    async with adopting.run(adopting.spec(*sh(GHOST + "sleep 1000"))) as (process, sink):
+        hidden = await ghost(sink)
+        with monkeypatch.context() as patch, adopting.launcher._table.starting():  # as if a start were under way
+            patch.setattr(adopting.launcher._table, "_settled", False)
+            process.kill()
+            await process.sweep()
+            assert alive(hidden)
+    await condition(lambda: not alive(hidden))
 
 
 # Leftovers
