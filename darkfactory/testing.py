@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,10 +22,11 @@ from typing import Any
 import trio
 from attrs import define, field, frozen
 
+from darkfactory.devices.disk import Room
 from darkfactory.devices.journal import Line, encode
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process, Sink
-from darkfactory.devices.runstore import RunFiles
+from darkfactory.devices.runstore import Keep, Pruned, RunFiles
 from darkfactory.errors import SpawnFailed
 from darkfactory.model.fleet import OrchestratorConfig
 from darkfactory.model.signals import Stream
@@ -261,6 +262,23 @@ class MemoryRuns:
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """The journal tells it all."""
 
+    async def prune(self, keep: Keep, *, living: Collection[str]) -> Pruned:  # noqa: ARG002 - the protocol's
+        """There is nothing to delete."""
+        await trio.lowlevel.checkpoint()
+        return Pruned()
+
+
+@define(eq=False)
+class SimulatedDisk:
+    """A disk with as much room as it is told (`devices.disk.Disk`); change it at any time."""
+
+    free_bytes: int = 1024**4
+
+    async def room(self, working_dir: Path) -> Room:  # noqa: ARG002 - the protocol's
+        """As much as it was told."""
+        await trio.lowlevel.checkpoint()
+        return Room(self.free_bytes, f"the simulated disk: {self.free_bytes} bytes are free")
+
 
 @define(eq=False)
 class SimulatedMachine:
@@ -273,6 +291,7 @@ class SimulatedMachine:
     launcher: ScriptedLauncher = field(init=False)
     journal: MemoryJournal = field(init=False, factory=MemoryJournal)
     runs: MemoryRuns = field(init=False, factory=MemoryRuns)
+    disk: SimulatedDisk = field(init=False, factory=SimulatedDisk)
 
     def __attrs_post_init__(self) -> None:
         self.clock = SimulatedClock(self.start)
@@ -286,6 +305,7 @@ class SimulatedMachine:
             launcher=self.launcher,
             journal=self.journal,
             runs=self.runs,
+            disk=self.disk,
             history=tuple(self.journal.lines),
         )
 

@@ -6,7 +6,6 @@ import signal
 import traceback
 from collections.abc import AsyncIterator
 
-import click
 import structlog
 import trio
 
@@ -38,6 +37,7 @@ _log = structlog.get_logger("darkfactory")
 
 def run(config: OrchestratorConfig, resume: tuple[str, ...]) -> int:
     """Run the fleet until it is told to stop; the exit code."""
+    logs.open_standard_streams()
     logs.configure()
     try:
         orchestrator = AgentOrchestrator(config, resume=resume)
@@ -48,8 +48,8 @@ def run(config: OrchestratorConfig, resume: tuple[str, ...]) -> int:
     try:
         return trio.run(_until_signalled, orchestrator)
     except Exception:  # ours: the factory has stopped everything in order before it let this out
-        click.echo("darkfactory failed; its agents were stopped. This is a bug, or a disk that refuses:", err=True)
-        traceback.print_exc()
+        logs.tell("darkfactory failed; its agents were stopped. This is a bug, or a disk that refuses:")
+        logs.tell(traceback.format_exc())
         return FAILED
 
 
@@ -74,7 +74,7 @@ async def _until_signalled(orchestrator: AgentOrchestrator) -> int:
         return _told(refusal)
     assert outcome is not None
     for process in outcome.unreaped:
-        click.echo(f"could not be ended: {process}", err=True)
+        logs.tell(f"could not be ended: {process}")
     return 128 + killed_by[0] if killed_by else outcome.exit_code
 
 
@@ -88,5 +88,5 @@ async def _hear(received: AsyncIterator[int], orchestrator: AgentOrchestrator, k
 
 
 def _told(error: OrchestratorError) -> int:
-    click.echo(str(error), err=True)
+    logs.tell(str(error))
     return EXIT_CODES[type(error)]

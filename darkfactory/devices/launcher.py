@@ -59,12 +59,17 @@ class RealLauncher:
         """
         mark = f"{self.instance}/{spec.run_id}"
         marks = f"{self.outer_mark}:{mark}" if self.outer_mark else mark
-        started = await trio.to_thread.run_sync(_start, spec, marks, limiter=self._starts)
+        try:
+            started = await trio.to_thread.run_sync(_start, spec, marks, limiter=self._starts)
+        except RuntimeError as error:
+            if not containment.cannot_start_thread(error):
+                raise
+            raise SpawnFailed("eagain", "the system has no thread left to start it from") from error
         return RealProcess(
             started,
             self._table,
             containment.Kin.of_leader(mark, started.popen.pid, started.start),
-            self._follower.follow(started.files, sink),
+            self._follower.follow(started.files, sink, spec.max_output_bytes),
         )
 
     async def sweep_leftovers(self) -> tuple[str, ...]:

@@ -11,11 +11,13 @@ from attrs import field, frozen
 
 from darkfactory.devices import containment
 from darkfactory.devices.clock import CivilClock, SystemClock
+from darkfactory.devices.disk import Disk, Mounts
 from darkfactory.devices.journal import FileJournal, Journal, Line
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.devices.process import Launcher
 from darkfactory.devices.runstore import RunDirectories, RunStore
 from darkfactory.devices.statedir import StateDir
+from darkfactory.errors import StateDirError
 
 
 @frozen
@@ -26,6 +28,7 @@ class Machine:
     launcher: Launcher
     journal: Journal
     runs: RunStore
+    disk: Disk
     history: tuple[Line, ...] = field(default=(), repr=False)
     """What the journal held at the start."""
     environ: Mapping[str, str] = field(factory=dict, repr=False)
@@ -40,13 +43,17 @@ def open_machine(state_dir: Path, fleet_file: Path | None) -> Iterator[Machine]:
     """
     directory = StateDir.open(state_dir, fleet_file)
     try:
-        journal = FileJournal(directory.journal)
+        try:
+            journal = FileJournal(directory.journal)
+        except OSError as error:
+            raise StateDirError(f"{directory.journal}: the journal cannot be opened: {error.strerror}") from error
         try:
             yield Machine(
                 clock=SystemClock(),
                 launcher=RealLauncher(directory.instance, outer_mark=os.environ.get(containment.MARK)),
                 journal=journal,
                 runs=RunDirectories(directory.runs),
+                disk=Mounts((directory.journal.parent, directory.runs)),
                 history=journal.history,
                 environ=dict(os.environ),
             )

@@ -7,19 +7,20 @@ kill, sweep, the last of the output, verdict.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Final
 
 import structlog
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process
 from darkfactory.errors import SpawnFailed
 from darkfactory.model.actions import StartRun, Stop
 from darkfactory.model.ends import Reason, Verdict
-from darkfactory.model.events import Moment, RunEnded, RunStarted
+from darkfactory.model.events import DiskChecked, Moment, RunEnded, RunStarted
 from darkfactory.model.fleet import AgentDefinition, PromptVia
 from darkfactory.policy.history import timestamp
 from darkfactory.runtime.inbox import Sender
@@ -29,7 +30,14 @@ from darkfactory.tools.tool import Prompt, Tool
 from darkfactory.tools.verdict import Evidence, judge
 
 CLEANUP_SECS: Final = 30.0
-"""Beyond the grace: the longest that killing, sweeping and reading the rest of the output may take."""
+"""Beyond the grace: the longest that a run's clean-up may take, whatever happens."""
+_TELL_SECS: Final = 12.0
+"""What of it is kept for looking at the disk and telling the verdict, so that a run never ends without one."""
+DRAIN_SECS: Final = 10.0
+"""The longest that reading the rest of the output may take."""
+FULL_BYTES: Final = 16 * 1024**2
+"""With less room than this, or than `min_free_bytes` if that is less, a bad end is blamed on the disk."""
+_MAY_BE_THE_DISKS: Final = {Reason.FAILED, Reason.STALLED, Reason.TIMED_OUT}
 
 _log = structlog.get_logger("darkfactory")
 
@@ -66,6 +74,7 @@ class Workplace:
     machine: Machine
     sender: Sender
     working_dir: Path
+    min_free_bytes: int
 
 
 async def run_agent(handle: RunHandle, place: Workplace) -> None:
@@ -94,6 +103,8 @@ class _LiveRun:
     process: Process | None = None
     exit_code: int | None = None
     failure: SpawnFailed | None = None
+    unread: bool = False
+    """There was more output than could be read in time."""
 
     @property
     def over(self) -> bool:
@@ -116,7 +127,9 @@ class _LiveRun:
         try:
             files = place.machine.runs.begin(order.run_id, place.agent.task)
         except OSError as error:
-            raise SpawnFailed("run_directory", f"its run directory cannot be made: {error}") from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = "enospc" if full else "run_directory"
+            raise SpawnFailed(reason, f"its run directory cannot be made: {error}") from error
         return LaunchSpec(
             run_id=order.run_id,
             argv=place.tool.argv(place.agent, Prompt(place.agent.task, files.prompt)),
@@ -126,15 +139,19 @@ class _LiveRun:
             stdout=files.stdout,
             stderr=files.stderr,
             max_memory_bytes=place.agent.max_memory_bytes,
+            max_output_bytes=place.agent.max_output_bytes,
         )
 
     async def end(self) -> None:
         stop = None if self.over else self.handle.stop
         unreaped: tuple[str, ...] = ()
         if self.process is not None:
-            unreaped = await self._end_process(self.process)
+            unreaped = (f"{self.process.pid} {self.handle.order.run_id}",)
+            patience = 0.0 if stop is None else stop.grace_secs
+            with trio.move_on_after(patience + CLEANUP_SECS - _TELL_SECS):
+                unreaped = await self._end_process(self.process)
             self.intake.finish()
-        verdict = self._judge(stop)
+        verdict = await self._blame_the_disk(self._judge(stop))
         now = self.place.sender.now()
         if self.process is not None:
             self._summarise(now, verdict)
@@ -144,15 +161,19 @@ class _LiveRun:
         """Stop it unless it has ended, sweep what it left, and read the rest of its output."""
         try:
             if self.exit_code is None:
-                await process.terminate()
-                with self.handle.patience:
-                    self.exit_code = await process.wait()
-                process.kill()
+                try:
+                    await process.terminate()
+                    with self.handle.patience:
+                        self.exit_code = await process.wait()
+                finally:
+                    process.kill()
             unreaped = await process.sweep()
             if self.exit_code is None and not unreaped:
                 self.exit_code = await process.wait()
         finally:
-            await process.drain()  # noqa: ASYNC102 - inside the caller's shield, which has a deadline
+            with trio.move_on_after(DRAIN_SECS) as patience:  # inside the caller's shield, which has a deadline
+                await process.drain()  # noqa: ASYNC102
+            self.unread = patience.cancelled_caught
         return unreaped
 
     def _judge(self, stop: Stop | None) -> Verdict:
@@ -160,7 +181,7 @@ class _LiveRun:
             return Verdict(Reason.FAILED, f"{self.failure.reason}: {self.failure.detail}")
         if self.process is None and stop is not None:
             return Verdict(stop.reason, "stopped before its process existed")
-        return judge(
+        verdict = judge(
             Evidence(
                 finished=self.intake.finished,
                 exit_code=self.exit_code,
@@ -171,6 +192,28 @@ class _LiveRun:
                 reports=self.place.tool.reports,
             )
         )
+        limit = self.place.agent.max_output_bytes
+        if stop is None and self.intake.finished is None and self.intake.output_bytes > limit:
+            return Verdict(Reason.OUTPUT_LIMIT, f"wrote more than max_output_bytes ({limit}); the rest was not read")
+        if self.unread:
+            detail = f"{verdict.detail}; its output was not read to the end".removeprefix("; ")
+            verdict = evolve(verdict, detail=detail)
+        return verdict
+
+    async def _blame_the_disk(self, verdict: Verdict) -> Verdict:
+        """Look at the disk after a bad end. If that is what it died of, the gate hears of it before the verdict."""
+        floor = self.place.min_free_bytes
+        if verdict.reason not in _MAY_BE_THE_DISKS or not floor:
+            return verdict
+        room = await self.place.machine.disk.room(self.place.working_dir)
+        if self.failure is not None and self.failure.reason in {"enospc", "edquot"}:
+            room = evolve(room, free_bytes=0)  # a quota, as a rule: nothing else tells of it
+        if room.free_bytes < floor:
+            sender = self.place.sender
+            await sender.send(DiskChecked(sender.now(), room.free_bytes, room.what))
+        if room.free_bytes < min(FULL_BYTES, floor):
+            return evolve(verdict, reason=Reason.DISK, detail=f"the disk is full ({room.what}): {verdict.detail}")
+        return verdict
 
     def _summarise(self, now: Moment, verdict: Verdict) -> None:
         order = self.handle.order

@@ -40,6 +40,10 @@ CASES = {
         "state_dir": ('"/state"', Path("/state")),
         "max_concurrent_runs": ("3", 3),
         "shutdown_grace_secs": ('"20s"', 20.0),
+        "min_free_bytes": ('"5GiB"', 5 * 1024**3),
+        "keep_runs": ("7", 7),
+        "keep_days": ("1.5", 1.5),
+        "keep_bytes": ('"1GB"', 10**9),
         "layers": (
             "{Core = {max_restarts = 1}}",
             dict.fromkeys(AgentLayer, LayerConfig()) | {AgentLayer.CORE: LayerConfig(1)},
