@@ -182,12 +182,12 @@ class ScriptedLauncher:
 
     async def serve(self) -> None:
         """Where the processes live; when it is cancelled, they act no more and only SIGKILL ends them."""
-        try:
-            async with trio.open_nursery() as self._serving:
-                self._ready.set()
+        async with trio.open_nursery() as self._serving:
+            self._ready.set()
+            try:
                 await trio.sleep_forever()
-        finally:
-            self._ready = trio.Event()
+            finally:
+                self._ready = trio.Event()  # before the nursery closes: nothing is started in it any more
 
     def locate(self, program: str, env: Mapping[str, str], cwd: Path) -> str | None:  # noqa: ARG002 - the protocol's
         """Where it is, unless it is missing."""
@@ -198,7 +198,9 @@ class ScriptedLauncher:
         script = self._script(spec)
         if script.refuses is not None:
             raise SpawnFailed(script.refuses, f"{spec.argv[0]} is scripted not to start")
-        await self._ready.wait()
+        await trio.lowlevel.checkpoint()
+        while not self._ready.is_set():  # it may have been served no longer when we woke
+            await self._ready.wait()
         assert self._serving is not None
         self.started.append(spec)
         pid = 1000 + len(self.started)
@@ -316,3 +318,28 @@ class SimulatedMachine:
             for line in self.journal.lines
             if line["kind"] == kind and all(line.get(key) == value for key, value in like.items())
         ]
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels a scope at the n-th step that any task takes: so, step by step, wherever a program can be cancelled.
+
+    for step in itertools.count(1):
+        cancel = CancelAtStep(step)
+        trio.run(program, cancel.scope, instruments=[cancel])  # which enters the scope
+        if cancel.at is None:
+            break  # it was over before
+    """
+
+    def __init__(self, step: int) -> None:
+        self.scope = trio.CancelScope()
+        """What is cancelled."""
+        self.at: float | None = None
+        """When it was, in Trio's seconds; None before."""
+        self._left = step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - the interface's
+        """Count, and cancel when it is time."""
+        self._left -= 1
+        if self._left == 0:
+            self.at = trio.current_time()
+            self.scope.cancel(reason="its step has come")

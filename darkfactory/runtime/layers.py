@@ -8,6 +8,7 @@ made at the agent's first run, and again after its scope was cancelled.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 
 import trio
@@ -85,15 +86,24 @@ class Layers:
         self, layer: _LayerRoom, room: _AgentRoom, orders: trio.MemoryReceiveChannel[RunHandle]
     ) -> None:
         with room.scope, orders:
-            async for handle in orders:
-                try:
-                    await run_agent(handle, self.workplace(handle.order.agent))
-                except Exception as bug:  # not lost: `raise_bugs` raises it where the factory can stop in order
-                    self._bug = self._bug or bug
-                    self._bug_seen.set()
-                finally:
-                    del layer.runs[handle.order.run_id]
-                    layer.empty.value = not layer.runs
+            try:
+                async for handle in orders:
+                    await self._live_run(layer, handle)
+            finally:
+                # Ordered just before the scope was cancelled, it will have no process; but an end it must have.
+                with contextlib.suppress(trio.WouldBlock):
+                    handle = orders.receive_nowait()
+                    await self._live_run(layer, handle)  # noqa: ASYNC102 - its clean-up is shielded and bounded
+
+    async def _live_run(self, layer: _LayerRoom, handle: RunHandle) -> None:
+        try:
+            await run_agent(handle, self.workplace(handle.order.agent))
+        except Exception as bug:  # not lost: `raise_bugs` raises it where the factory can stop in order
+            self._bug = self._bug or bug
+            self._bug_seen.set()
+        finally:
+            del layer.runs[handle.order.run_id]
+            layer.empty.value = not layer.runs
 
     def stop_run(self, layer: AgentLayer, run_id: str, stop: Stop) -> None:
         """Cancel the run's scope."""
