@@ -207,7 +207,7 @@ class _LiveRun:
             return verdict
         room = await self.place.machine.disk.room(self.place.working_dir)
         if self.failure is not None and self.failure.reason in {"enospc", "edquot"}:
-            room = evolve(room, free_bytes=0)  # a quota, as a rule: nothing else tells of it
+            room = evolve(room, free_bytes=0, what=str(self.failure))  # a quota, as a rule: nothing else tells of it
         if room.free_bytes < floor:
             sender = self.place.sender
             await sender.send(DiskChecked(sender.now(), room.free_bytes, room.what))
