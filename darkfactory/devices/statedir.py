@@ -74,10 +74,11 @@ class StateDir:
             instance = _identify(path, fleet_file)
             for room in ("journal", "runs"):
                 (path / room).mkdir(mode=0o700, exist_ok=True)
-        except BaseException as error:
+        except OSError as error:  # a full disk, one without inodes, or somebody's file in the place of a room
             os.close(lock)
-            if isinstance(error, OSError):  # a full disk, one without inodes, or somebody's file in the place of a room
-                raise StateDirError(f"{path}: cannot be used as state directory: {error}") from error
+            raise StateDirError(f"{path}: cannot be used as state directory: {error}") from error
+        except BaseException:
+            os.close(lock)
             raise
         return cls(path, instance, lock)
 

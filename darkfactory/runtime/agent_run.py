@@ -202,6 +202,7 @@ class _LiveRun:
 
     async def _blame_the_disk(self, verdict: Verdict) -> Verdict:
         """Look at the disk after a bad end. If that is what it died of, the gate hears of it before the verdict."""
+        await trio.lowlevel.checkpoint()
         floor = self.place.min_free_bytes
         if verdict.reason not in _MAY_BE_THE_DISKS or not floor:
             return verdict

@@ -95,7 +95,7 @@ class Layers:
                     handle = orders.receive_nowait()
                     await self._live_run(layer, handle)  # noqa: ASYNC102 - its clean-up is shielded and bounded
 
-    async def _live_run(self, layer: _LayerRoom, handle: RunHandle) -> None:
+    async def _live_run(self, layer: _LayerRoom, handle: RunHandle) -> None:  # noqa: ASYNC910 - run_agent is one
         try:
             await run_agent(handle, self.workplace(handle.order.agent))
         except Exception as bug:  # not lost: `raise_bugs` raises it where the factory can stop in order

@@ -21,8 +21,15 @@ import trio
 import trio._core._run as trio_internals
 from trio.testing import MockClock
 
-from darkfactory import AgentDefinition, AgentLayer, LayerConfig, OrchestratorConfig, OrchestratorError, Overlap
-from darkfactory import open_factory
+from darkfactory import (
+    AgentDefinition,
+    AgentLayer,
+    LayerConfig,
+    OrchestratorConfig,
+    OrchestratorError,
+    Overlap,
+    open_factory,
+)
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process, Sink
 from darkfactory.model.actions import Cause
