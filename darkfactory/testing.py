@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,9 +22,10 @@ from typing import Any
 import trio
 from attrs import define, field, frozen
 
+from darkfactory.devices.disk import Room
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process, Sink
-from darkfactory.devices.runstore import RunFiles
+from darkfactory.devices.runstore import Keep, Pruned, RunFiles
 from darkfactory.devices.segments import Line, encode
 from darkfactory.errors import SpawnFailed
 from darkfactory.model.fleet import OrchestratorConfig
@@ -202,12 +203,12 @@ class ScriptedLauncher:
 
     async def serve(self) -> None:
         """Where the processes live; when it is cancelled, they act no more and only SIGKILL ends them."""
-        try:
-            async with trio.open_nursery() as self._serving:
-                self._ready.set()
+        async with trio.open_nursery() as self._serving:
+            self._ready.set()
+            try:
                 await trio.sleep_forever()
-        finally:
-            self._ready = trio.Event()
+            finally:
+                self._ready = trio.Event()  # before the nursery closes: nothing is started in it any more
 
     def locate(self, program: str, env: Mapping[str, str], cwd: Path) -> str | None:  # noqa: ARG002 - the protocol's
         """Where it is, unless it is missing."""
@@ -218,7 +219,9 @@ class ScriptedLauncher:
         script = self._script(spec)
         if script.refuses is not None:
             raise SpawnFailed(script.refuses, f"{spec.argv[0]} is scripted not to start")
-        await self._ready.wait()
+        await trio.lowlevel.checkpoint()
+        while not self._ready.is_set():  # it may have been served no longer when we woke
+            await self._ready.wait()
         assert self._serving is not None
         self.started.append(spec)
         pid = 1000 + len(self.started)
@@ -290,6 +293,23 @@ class MemoryRuns:
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """The journal tells it all."""
 
+    async def prune(self, keep: Keep, *, living: Collection[str]) -> Pruned:  # noqa: ARG002 - the protocol's
+        """There is nothing to delete."""
+        await trio.lowlevel.checkpoint()
+        return Pruned()
+
+
+@define(eq=False)
+class SimulatedDisk:
+    """A disk with as much room as it is told (`devices.disk.Disk`); change it at any time."""
+
+    free_bytes: int = 1024**4
+
+    async def room(self, working_dir: Path) -> Room:  # noqa: ARG002 - the protocol's
+        """As much as it was told."""
+        await trio.lowlevel.checkpoint()
+        return Room(self.free_bytes, f"the simulated disk: {self.free_bytes} bytes are free")
+
 
 @define(eq=False)
 class SimulatedMachine:
@@ -302,6 +322,7 @@ class SimulatedMachine:
     launcher: ScriptedLauncher = field(init=False)
     journal: MemoryJournal = field(init=False, factory=MemoryJournal)
     runs: MemoryRuns = field(init=False, factory=MemoryRuns)
+    disk: SimulatedDisk = field(init=False, factory=SimulatedDisk)
 
     def __attrs_post_init__(self) -> None:
         self.clock = SimulatedClock(self.start)
@@ -315,6 +336,7 @@ class SimulatedMachine:
             launcher=self.launcher,
             journal=self.journal,
             runs=self.runs,
+            disk=self.disk,
             history=tuple(self.journal.lines),
         )
 
@@ -325,3 +347,28 @@ class SimulatedMachine:
             for line in self.journal.lines
             if line["kind"] == kind and all(line.get(key) == value for key, value in like.items())
         ]
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels a scope at the n-th step that any task takes: so, step by step, wherever a program can be cancelled.
+
+    for step in itertools.count(1):
+        cancel = CancelAtStep(step)
+        trio.run(program, cancel.scope, instruments=[cancel])  # which enters the scope
+        if cancel.at is None:
+            break  # it was over before
+    """
+
+    def __init__(self, step: int) -> None:
+        self.scope = trio.CancelScope()
+        """What is cancelled."""
+        self.at: float | None = None
+        """When it was, in Trio's seconds; None before."""
+        self._left = step
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - the interface's
+        """Count, and cancel when it is time."""
+        self._left -= 1
+        if self._left == 0:
+            self.at = trio.current_time()
+            self.scope.cancel(reason="its step has come")

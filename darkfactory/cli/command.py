@@ -8,7 +8,6 @@ import traceback
 from collections.abc import AsyncIterator
 from functools import partial
 
-import click
 import structlog
 import trio
 
@@ -45,6 +44,7 @@ _log = structlog.get_logger("darkfactory")
 
 def run(config: OrchestratorConfig, resume: tuple[str, ...]) -> int:
     """Run the fleet until it is told to stop; the exit code."""
+    logs.open_standard_streams()
     logs.configure()
     try:
         orchestrator = AgentOrchestrator(config, resume=resume, machine=partial(this_machine, adopts=True))
@@ -56,8 +56,8 @@ def run(config: OrchestratorConfig, resume: tuple[str, ...]) -> int:
         adopt_orphans()
         return trio.run(_until_signalled, orchestrator)
     except Exception:  # ours: the factory has stopped everything in order before it let this out
-        click.echo("darkfactory failed; its agents were stopped. This is a bug, or a disk that refuses:", err=True)
-        traceback.print_exc()
+        logs.tell("darkfactory failed; its agents were stopped. This is a bug, or a disk that refuses:")
+        logs.tell(traceback.format_exc())
         return FAILED
 
 
@@ -83,7 +83,7 @@ async def _until_signalled(orchestrator: AgentOrchestrator) -> int:
         return _told(refusal)
     assert outcome is not None
     for process in outcome.unreaped:
-        click.echo(f"could not be ended: {process}", err=True)
+        logs.tell(f"could not be ended: {process}")
     return 128 + killed_by[0] if killed_by else outcome.exit_code
 
 
@@ -108,5 +108,5 @@ def _exit_at_last(bound_secs: float) -> None:
 
 
 def _told(error: OrchestratorError) -> int:
-    click.echo(str(error), err=True)
+    logs.tell(str(error))
     return EXIT_CODES[type(error)]

@@ -1,12 +1,16 @@
-"""Logs on stderr: for people on a terminal, one JSON object a line otherwise."""
+"""Logs on stderr: for people on a terminal, one JSON object a line otherwise.
+
+Nobody promises that stderr works: the other end of the pipe dies, the disk under the file is full. What cannot be
+written is dropped and the factory goes on; what matters is in the journal.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
-import sys
-from typing import Final
+from typing import Final, TextIO, cast
 
 import structlog
 from attrs import define, field
@@ -14,12 +18,27 @@ from attrs import define, field
 SAFE_BYTES: Final = 4096
 """What a pipe that is said to be writable takes without blocking (PIPE_BUF on Linux; see pipe(7))."""
 
+STDERR: Final = 2
+
+
+def tell(text: str) -> None:
+    """Say something to whoever reads stderr, if somebody does."""
+    with contextlib.suppress(OSError):
+        os.write(STDERR, f"{text}\n".encode(errors="backslashreplace"))
+
+
+def open_standard_streams() -> None:
+    """Put /dev/null in the place of standard streams that are closed: else the journal might become our stderr."""
+    for descriptor in range(STDERR + 1):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
 
 def configure() -> None:
     """Set up structlog for the command; the library leaves it to the embedding program."""
-    if sys.stderr is None:  # started with it closed: the next file that is opened must not become it
-        os.open(os.devnull, os.O_WRONLY)
-    terminal = os.isatty(2)
+    terminal = os.isatty(STDERR)
     render: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
     )
@@ -30,7 +49,7 @@ def configure() -> None:
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(_Unblocking()),  # type: ignore[arg-type]
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Unblocking())),
         cache_logger_on_first_use=False,
     )
 
@@ -48,7 +67,7 @@ class _Unblocking:
     _poll: select.poll = field(factory=select.poll)
 
     def __attrs_post_init__(self) -> None:
-        self._poll.register(2, select.POLLOUT)
+        self._poll.register(STDERR, select.POLLOUT)
 
     def write(self, text: str) -> None:
         """Write a line if that can be done at once."""
@@ -63,7 +82,7 @@ class _Unblocking:
             while data:
                 if not any(state & select.POLLOUT for _, state in self._poll.poll(0)):
                     return False
-                data = data[os.write(2, data[:SAFE_BYTES]) :]
+                data = data[os.write(STDERR, data[:SAFE_BYTES]) :]
         except OSError:
             return False
         return True

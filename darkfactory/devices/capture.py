@@ -157,6 +157,9 @@ class Followed:
     _files: tuple[_File, ...]
     _sink: Sink
     _forget: Callable[[Followed], None]
+    _max_bytes: int | None = None
+    """Fed more than this, it does not read on at the end; None: whatever there is."""
+    _fed_bytes: int = 0
     _lock: trio.Lock = Factory(trio.Lock)
     """Held by whoever feeds the sink: the reading task, at last `finish`."""
     _changed: trio.Event = Factory(trio.Event)
@@ -166,8 +169,8 @@ class Followed:
     async def finish(self) -> None:
         """Feed the sink the rest, flush it, and close the files; for when nobody writes any more.
 
-        To be called once, also while nobody serves. A checkpoint. It takes as long as there is something to read, so
-        whoever fears a file without end bounds it from outside. Cancelled, it closes the files all the same.
+        To be called once, also while nobody serves. A checkpoint. It takes as long as there is something to read and
+        it may be read. Cancelled, it closes the files all the same.
         """
         try:
             async with self._lock:
@@ -219,7 +222,10 @@ class Followed:
             count = 0
             while limit is None or count < limit:
                 offset = file.offset
+                if limit is None and self._max_bytes is not None and self._fed_bytes > self._max_bytes:
+                    break
                 size = file.read(self._sink)
+                self._fed_bytes += size
                 told = told or size > 0 or file.offset != offset
                 if not size:
                     break
@@ -236,12 +242,13 @@ class Follower:
     _all: set[Followed] = Factory(set)
     _serving: tuple[trio.Nursery, _Watches] | None = None
 
-    def follow(self, files: Mapping[Stream, int], sink: Sink) -> Followed:
+    def follow(self, files: Mapping[Stream, int], sink: Sink, max_bytes: int | None = None) -> Followed:
         """Begin to feed a sink from open, readable descriptors, which from now on are ours to close.
 
         May be called before, while and after it is served; `Followed.finish` must follow.
         """
-        followed = Followed(tuple(_File(stream, fd) for stream, fd in files.items()), sink, forget=self._all.discard)
+        opened = tuple(_File(stream, fd) for stream, fd in files.items())
+        followed = Followed(opened, sink, forget=self._all.discard, max_bytes=max_bytes)
         self._all.add(followed)
         if self._serving is not None:
             nursery, watches = self._serving

@@ -33,6 +33,8 @@ _FIRST_PAUSE_SECS = 0.001
 _LAST_PAUSE_SECS = 0.05
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 """What reading of a process raises that has ended or is another user's. Nothing else (EMFILE!) may pass for "gone"."""
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""What passes when other runs have ended: then it is tried again, since nobody may be called dead unseen."""
 
 
 @frozen
@@ -198,17 +200,32 @@ class ProcessTable:
     _latest: Snapshot | None = None
 
     async def snapshot(self) -> Snapshot:
-        """Read /proc in a thread; what is returned was begun after the call. A checkpoint."""
+        """Read /proc in a thread; what is returned was begun after the call. A checkpoint.
+
+        Waits while there are no descriptors, threads or memory for it.
+        """
         asked = self._begun
         async with self._lock:
             if self._latest is None or self._taken <= asked:
                 self._begun += 1
                 number = self._begun
                 quiet, starts = self._starting == 0, self._starts
-                self._latest = await trio.to_thread.run_sync(scan, limiter=self.limiter)
+                self._latest = await self._scan()
                 self._settled = quiet and self._starts == starts
                 self._taken = number
             return self._latest
+
+    async def _scan(self) -> Snapshot:
+        while True:
+            try:
+                return await trio.to_thread.run_sync(scan, limiter=self.limiter)
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+            except RuntimeError as error:
+                if not cannot_start_thread(error):
+                    raise
+            await trio.sleep(_LAST_PAUSE_SECS)
 
     async def sweep(self, kin: Kin, *, limit_secs: float = SWEEP_LIMIT_SECS) -> Swept:
         """Kill the members until a scan finds none alive, at most `limit_secs` long.
@@ -223,7 +240,11 @@ class ProcessTable:
             while alive or snapshot.in_exec:
                 for process in alive:
                     found[process.pid, process.start] = str(process)
-                    kill(process)
+                    try:
+                        kill(process)
+                    except OSError as error:
+                        if error.errno not in _EXHAUSTED:  # else the next round
+                            raise
                 await trio.sleep(pause)
                 pause = min(pause * 2, _LAST_PAUSE_SECS)
                 snapshot = await self.snapshot()
@@ -344,6 +365,11 @@ def memory_of(pids: Iterable[int]) -> int:
         elif statm := _read(f"/proc/{pid}/statm"):
             total += int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return total
+
+
+def cannot_start_thread(error: RuntimeError) -> bool:
+    """Whether Python says with this that the system has no thread left for us (EAGAIN); it has no class of its own."""
+    return str(error).startswith("can't start new thread")
 
 
 def scan() -> Snapshot:

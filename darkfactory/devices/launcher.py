@@ -153,13 +153,19 @@ class RealLauncher:
         """
         mark = f"{self.instance}/{spec.run_id}"
         marks = f"{self.outer_mark}:{mark}" if self.outer_mark else mark
-        with self._table.starting():
-            started = await trio.to_thread.run_sync(_start, spec, marks, self.cgroups, limiter=self._starts)
-            kin = containment.Kin.of_leader(mark, started.popen.pid, started.start)
-            self._table.add(kin)
+        try:
+            with self._table.starting():
+                started = await trio.to_thread.run_sync(_start, spec, marks, self.cgroups, limiter=self._starts)
+                kin = containment.Kin.of_leader(mark, started.popen.pid, started.start)
+                self._table.add(kin)
+        except RuntimeError as error:
+            if not containment.cannot_start_thread(error):
+                raise
+            raise SpawnFailed("eagain", "the system has no thread left to start it from") from error
         if self.guard is not None:
             self.guard.add(started.popen.pid, started.start)
-        return RealProcess(started, self._table, kin, self._follower.follow(started.files, sink), self._forget)
+        followed = self._follower.follow(started.files, sink, spec.max_output_bytes)
+        return RealProcess(started, self._table, kin, followed, self._forget)
 
     def _forget(self, kin: containment.Kin) -> None:
         self._table.discard(kin)

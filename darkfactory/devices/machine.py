@@ -13,6 +13,7 @@ from attrs import field, frozen
 from darkfactory.devices import containment
 from darkfactory.devices.cgroup import Cgroups, NoCgroup
 from darkfactory.devices.clock import CivilClock, SystemClock
+from darkfactory.devices.disk import Disk, Mounts
 from darkfactory.devices.guard import Guard
 from darkfactory.devices.journal import FileJournal, Journal
 from darkfactory.devices.launcher import RealLauncher
@@ -45,6 +46,7 @@ class Machine:
     launcher: Launcher
     journal: Journal
     runs: RunStore
+    disk: Disk
     history: Iterable[Line] = field(default=(), repr=False)
     """What the journal held at the start; to be read once, before anything is appended."""
     contained: Contained | None = None
@@ -76,7 +78,7 @@ def open_machine(
         try:
             journal = FileJournal(directory.journal, clock.utc(), keep)
         except OSError as error:
-            raise StateDirError(f"{directory.journal}: cannot be opened: {error}") from error
+            raise StateDirError(f"{directory.journal}: the journal cannot be opened: {error.strerror}") from error
         try:
             with _launcher(directory.instance, wanted, adopts=adopts) as (launcher, contained):
                 yield Machine(
@@ -84,6 +86,7 @@ def open_machine(
                     launcher=launcher,
                     journal=journal,
                     runs=RunDirectories(directory.runs),
+                    disk=Mounts((directory.journal, directory.runs)),
                     history=journal.history(),
                     contained=contained,
                     environ=dict(os.environ),

@@ -31,6 +31,8 @@ class LaunchSpec:
     stderr: Path
     """Made by the launcher (mode 0600) and opened for appending by the child."""
     max_memory_bytes: int | None = None
+    max_output_bytes: int | None = None
+    """Once the sink was fed more than this, `drain` reads no further (a sparse file is made in no time); None: all."""
 
 
 class Sink(Protocol):

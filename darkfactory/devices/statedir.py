@@ -39,12 +39,16 @@ def write_atomically(path: Path, text: str, *, sync: bool) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(text)
-        if sync:
-            file.flush()
-            os.fsync(fd)
-    temporary.replace(path)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            if sync:
+                file.flush()
+                os.fsync(fd)
+        temporary.replace(path)
+    except OSError:  # a full disk must not fill with beginnings
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @define(eq=False)
@@ -64,10 +68,7 @@ class StateDir:
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if path.stat().st_uid != os.geteuid():
-                raise StateDirError(
-                    f"{path}: this directory belongs to another user; use --state-dir to name one of your own"
-                )
+            _refuse_others(path)
             if not (path / "lock").exists() and any(path.iterdir()):
                 raise StateDirError(
                     f"{path}: this directory holds other things; use --state-dir to name an empty or a new one"
@@ -82,7 +83,7 @@ class StateDir:
             instance = _identify(path, fleet_file)
             for room in ("journal", "runs"):
                 (path / room).mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
+        except OSError as error:  # a full disk, one without inodes, or somebody's file in the place of a room
             os.close(lock)
             raise StateDirError(f"{path}: cannot be used as state directory: {error}") from error
         except BaseException:
@@ -103,6 +104,20 @@ class StateDir:
     def close(self) -> None:
         """Let the next factory in."""
         os.close(self._lock)
+
+
+def _refuse_others(path: Path) -> None:
+    """Refuse a directory that others could have prepared for us, or could write to."""
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        raise StateDirError(f"{path}: this directory belongs to another user; use --state-dir to name one of your own")
+    if path.is_symlink() and path.lstat().st_uid not in (0, os.geteuid()):
+        raise StateDirError(f"{path}: this link belongs to another user; use --state-dir to name a directory itself")
+    if found.st_mode & 0o022:
+        raise StateDirError(
+            f"{path}: others may write to this directory, so what is in it cannot be trusted; look at it, then "
+            "chmod 700 it, or use --state-dir to name another"
+        )
 
 
 def _take_lock(lock: int, path: Path) -> None:

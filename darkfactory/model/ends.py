@@ -28,6 +28,8 @@ class Reason(Enum):
     """Stopped by a person, by a Critical drift, or for a newer occurrence of itself."""
     SHUTDOWN = "shutdown"
     """Stopped with the factory."""
+    DISK = "disk"
+    """It failed on a full disk: the machine's fault."""
     LOST = "lost"
     """The factory died while it ran; told of at the next start."""
 

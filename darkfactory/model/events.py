@@ -61,6 +61,16 @@ class ToolsChecked(Event):
 
 
 @frozen
+class DiskChecked(Event):
+    """How much room there is on the disks; told when it has become too little, or enough."""
+
+    free_bytes: int
+    """On the file system with the least, of those that are written to."""
+    what: str
+    """Which that is, for a person."""
+
+
+@frozen
 class RunStarted(Event):
     """A run's process exists."""
 

@@ -200,8 +200,14 @@ class OrchestratorConfig:
     """None means `darkfactory/<name>` in the user's state directory."""
     max_concurrent_runs: int = 10
     shutdown_grace_secs: float = 10.0
+    min_free_bytes: int = 1024**3
+    """Nothing starts with less room than this where the agents work and where their output goes; 0: no such floor."""
+    keep_runs: int = 200
+    """Directories of ended runs, for each agent."""
     keep_days: float = 30.0
     """How long runs, and parts of the journal that the next start does not need, are kept."""
+    keep_bytes: int = 10 * 1024**3
+    """What the directories of ended runs may take, of all agents together."""
     containment: Containment = Containment.AUTO
     layers: Mapping[AgentLayer, LayerConfig] = field(factory=_one_per_layer)
     tools: Mapping[str, ToolConfig] = field(factory=dict)

@@ -137,6 +137,8 @@ class State:
     stopping: Stopping | None = None
     looked_at: bool = False
     """It is known which programs there are, and every agent was reconciled once."""
+    disk_low: str | None = None
+    """What was found where there is less room than `min_free_bytes`; None while there is enough."""
     wakes: tuple[tuple[float, str], ...] = ()
     """A heap of (instant, agent): when an agent must be looked at next, at the latest."""
     sweep_at: float = inf

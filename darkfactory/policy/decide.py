@@ -121,6 +121,8 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             pass
         case events.ToolsChecked():
             _tools_checked(draft, event)
+        case events.DiskChecked():
+            _disk_checked(draft, event)
         case events.Spawn():
             _occurrence(draft, event)
         case events.RunStarted():
@@ -176,6 +178,16 @@ def _tools_checked(draft: Draft, event: events.ToolsChecked) -> None:
     draft.looked_at = True
     draft.touched.update(dict.fromkeys(draft.agents))
     draft.gate_moved = True
+
+
+def _disk_checked(draft: Draft, event: events.DiskChecked) -> None:
+    was_low, is_low = draft.disk_low is not None, event.free_bytes < draft.config.min_free_bytes
+    draft.disk_low = event.what if is_low else None
+    draft.gate_moved = True
+    if is_low and not was_low:
+        draft.record("disk_low", Severity.ERROR, durable=False, detail=event.what)
+    elif was_low and not is_low:
+        draft.record("disk_has_room", durable=False, detail=event.what)
 
 
 def _occurrence(draft: Draft, event: events.Spawn) -> None:
@@ -288,6 +300,8 @@ def _plan_again(draft: Draft, run: Run, reason: Reason, bad_ends: int) -> None:
     match restart.after(reason, run.layer):
         case Again.NO | Again.RECONCILED:
             return
+        case Again.CURED:
+            delay, delayed_by = 0.0, "disk"  # nothing to wait for but the gate
         case Again.COOLED:
             delay, delayed_by = layer.success_cooldown_secs, "cooldown"
         case Again.RETRIED if run.attempt > definition.retries:
@@ -315,7 +329,7 @@ def _plan_again(draft: Draft, run: Run, reason: Reason, bad_ends: int) -> None:
         not_before=draft.when.at + delay,
         delayed_by=delayed_by,
     )
-    enqueue(draft, request, Queue(delayed_by, f"for {delay:.1f} s"))
+    enqueue(draft, request, Queue(delayed_by, f"for {delay:.1f} s" if delay else ""))
 
 
 def _start_asked(draft: Draft, event: events.StartAsked) -> None:

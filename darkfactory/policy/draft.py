@@ -30,6 +30,7 @@ class Draft:
     queue: list[Request]
     stopping: Stopping | None
     looked_at: bool
+    disk_low: str | None
     wakes: list[tuple[float, str]]
     sweep_at: float
     seed: int
@@ -54,6 +55,7 @@ class Draft:
             queue=list(state.queue),
             stopping=state.stopping,
             looked_at=state.looked_at,
+            disk_low=state.disk_low,
             wakes=list(state.wakes),
             sweep_at=state.sweep_at,
             seed=state.seed,
@@ -70,6 +72,7 @@ class Draft:
             queue=tuple(self.queue),
             stopping=self.stopping,
             looked_at=self.looked_at,
+            disk_low=self.disk_low,
             wakes=tuple(self.wakes),
             sweep_at=self.sweep_at,
             seed=self.seed,

@@ -91,7 +91,7 @@ def drop(draft: Draft, request: Request, why: Refuse) -> None:
 
 def ask_gate(draft: Draft, request: Request) -> Queue | Refuse | None:
     """What the gate says to a request now; None admits."""
-    around = admission.Surroundings(draft.config, draft.when, len(draft.runs))
+    around = admission.Surroundings(draft.config, draft.when, len(draft.runs), draft.disk_low)
     return admission.admit(draft.agents[request.agent], request, around)
 
 

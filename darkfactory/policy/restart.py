@@ -22,6 +22,7 @@ class Again(Enum):
     RETRIED = "after back-off, while retries last"
     REPEATED = "after back-off, the same occurrence once more"
     RECONCILED = "by reconciliation"
+    CURED = "when the cause is gone"
 
 
 @frozen
@@ -48,6 +49,7 @@ AFTER = {
     Reason.CORRECTED_MODERATE: _ENDED_FROM_OUTSIDE,
     Reason.CANCELLED: _ENDED_FROM_OUTSIDE,
     Reason.SHUTDOWN: _ENDED_FROM_OUTSIDE,
+    Reason.DISK: After(counts=False, safety=Again.RECONCILED, others=Again.CURED),
     Reason.LOST: _ENDED_FROM_OUTSIDE,
 }
 

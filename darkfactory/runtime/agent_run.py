@@ -7,6 +7,7 @@ kill, sweep, the last of the output, verdict.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from darkfactory.devices.process import LaunchSpec, Process
 from darkfactory.errors import SpawnFailed
 from darkfactory.model.actions import StartRun, Stop
 from darkfactory.model.ends import Reason, Verdict
-from darkfactory.model.events import Moment, RunEnded, RunStarted
+from darkfactory.model.events import DiskChecked, Moment, RunEnded, RunStarted
 from darkfactory.model.fleet import AgentDefinition, PromptVia
 from darkfactory.model.signals import Finished
 from darkfactory.policy.history import timestamp
@@ -34,8 +35,11 @@ CLEANUP_SECS: Final = 30.0
 """Beyond the grace: the longest that killing, sweeping and reading the rest of the output may take."""
 DRAIN_SECS: Final = 10.0
 """Of these, the longest that reading may take; what is not read by then stays in the file and counts for nothing."""
-REPORT_SECS: Final = 5.0
-"""How long a verdict may wait for a place in the inbox."""
+REPORT_SECS: Final = 10.0
+"""How long looking at the disk, and a place in the inbox, may keep a verdict waiting."""
+FULL_BYTES: Final = 16 * 1024**2
+"""With less room than this, or than `min_free_bytes` if that is less, a bad end is blamed on the disk."""
+_MAY_BE_THE_DISKS: Final = {Reason.FAILED, Reason.STALLED, Reason.TIMED_OUT}
 
 _log = structlog.get_logger("darkfactory")
 
@@ -75,6 +79,7 @@ class Workplace:
     sender: Sender
     working_dir: Path
     memory: MemoryWatch
+    min_free_bytes: int
 
 
 async def run_agent(handle: RunHandle, place: Workplace) -> None:
@@ -138,8 +143,12 @@ class _LiveRun:
         order, place = self.handle.order, self.place
         try:
             files = place.machine.runs.begin(order.run_id, place.agent.task)
-        except (OSError, ValueError) as error:  # ValueError: text that no file can hold
-            raise SpawnFailed("run_directory", f"its run directory cannot be made: {error}") from error
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = "enospc" if full else "run_directory"
+            raise SpawnFailed(reason, f"its run directory cannot be made: {error}") from error
+        except ValueError as error:  # text that no file can hold
+            raise SpawnFailed("run_directory", f"its prompt cannot be written: {error}") from error
         return LaunchSpec(
             run_id=order.run_id,
             argv=place.tool.argv(place.agent, Prompt(place.agent.task, files.prompt)),
@@ -149,6 +158,7 @@ class _LiveRun:
             stdout=files.stdout,
             stderr=files.stderr,
             max_memory_bytes=place.agent.max_memory_bytes,
+            max_output_bytes=place.agent.max_output_bytes,
         )
 
     async def end_process(self) -> None:
@@ -161,10 +171,12 @@ class _LiveRun:
         self.unreaped = (f"{self.process.pid} {self.handle.order.run_id}",)  # until we know better
         try:
             if self.exit_code is None:
-                await self.process.terminate()
-                with self.handle.patience:
-                    self.exit_code = await self.process.wait()
-                self.process.kill()
+                try:
+                    await self.process.terminate()
+                    with self.handle.patience:
+                        self.exit_code = await self.process.wait()
+                finally:
+                    self.process.kill()
             self.unreaped = await self.process.sweep()
             self.out_of_memory = self.process.out_of_memory()
             if self.exit_code is None and not self.unreaped:
@@ -177,7 +189,7 @@ class _LiveRun:
 
     async def report(self) -> None:
         """Judge, and tell the supervisor."""
-        verdict = self._judge()
+        verdict = await self._blame_the_disk(self._judge())
         now = self.place.sender.now()
         if self.process is not None:
             self._summarise(now, verdict)
@@ -208,8 +220,28 @@ class _LiveRun:
                 reports=self.place.tool.reports,
             )
         )
+        limit = self.place.agent.max_output_bytes
+        if stop is None and said is None and self.intake.output_bytes > limit:
+            return Verdict(Reason.OUTPUT_LIMIT, f"wrote more than max_output_bytes ({limit}); the rest was not read")
         if self.unread:
-            verdict = evolve(verdict, detail=f"{verdict.detail} (its output was not read to the end)".strip())
+            detail = f"{verdict.detail}; its output was not read to the end".removeprefix("; ")
+            verdict = evolve(verdict, detail=detail)
+        return verdict
+
+    async def _blame_the_disk(self, verdict: Verdict) -> Verdict:
+        """Look at the disk after a bad end. If that is what it died of, the gate hears of it before the verdict."""
+        await trio.lowlevel.checkpoint()
+        floor = self.place.min_free_bytes
+        if verdict.reason not in _MAY_BE_THE_DISKS or not floor:
+            return verdict
+        room = await self.place.machine.disk.room(self.place.working_dir)
+        if self.failure is not None and self.failure.reason in {"enospc", "edquot"}:
+            room = evolve(room, free_bytes=0, what=str(self.failure))  # a quota, as a rule: nothing else tells of it
+        if room.free_bytes < floor:
+            sender = self.place.sender
+            await sender.send(DiskChecked(sender.now(), room.free_bytes, room.what))
+        if room.free_bytes < min(FULL_BYTES, floor):
+            return evolve(verdict, reason=Reason.DISK, detail=f"the disk is full ({room.what}): {verdict.detail}")
         return verdict
 
     def _summarise(self, now: Moment, verdict: Verdict) -> None:

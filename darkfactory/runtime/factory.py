@@ -30,15 +30,16 @@ from darkfactory.devices.statedir import default_state_dir
 from darkfactory.errors import AgentNotFound, ConfigError, Fault, OrchestratorError
 from darkfactory.model.actions import Admission, Answer, Finish, Record, Resumed, Severity
 from darkfactory.model.drift import DriftAlert
-from darkfactory.model.events import Drifted, Event, Moment, ResumeAsked, ShutdownAsked, StartAsked
+from darkfactory.model.events import DiskChecked, Drifted, Event, Moment, ResumeAsked, ShutdownAsked, StartAsked
 from darkfactory.model.fleet import AgentLayer, OrchestratorConfig
 from darkfactory.model.state import State
-from darkfactory.policy.decide import initial
+from darkfactory.policy.decide import decide, initial
 from darkfactory.policy.history import fold
 from darkfactory.policy.schedule import Schedule, ScheduledAgent
 from darkfactory.policy.shutdown import REAP_SECS
 from darkfactory.runtime import inbox
 from darkfactory.runtime.agent_run import CLEANUP_SECS, Workplace
+from darkfactory.runtime.housekeeping import prune_runs, watch_disk
 from darkfactory.runtime.layers import Layers
 from darkfactory.runtime.memory import MemoryWatch
 from darkfactory.runtime.scheduler import TimeScheduler
@@ -228,7 +229,13 @@ class _Life:
         self.memory = MemoryWatch(self.sender)
         self.places = {
             agent.name: Workplace(
-                agent, tool_for(agent, config.tools), machine, self.sender, config.working_dir, self.memory
+                agent,
+                tool_for(agent, config.tools),
+                machine,
+                self.sender,
+                config.working_dir,
+                self.memory,
+                config.min_free_bytes,
             )
             for agent in config.agents
         }
@@ -320,6 +327,8 @@ class _Life:
             core.start_soon(TimeScheduler(self._timetable(), self.sender).run)
             core.start_soon(watch_tools, self.places, self.sender)
             core.start_soon(self.memory.run)
+            core.start_soon(watch_disk, self.state, self.machine, self.sender)
+            core.start_soon(prune_runs, self.state, self.machine)
             core.start_soon(self._tell_started, started)
             finish = await supervisor.run(self._receive, self.sender)
             core.cancel_scope.cancel(reason="the factory is over")
@@ -328,6 +337,7 @@ class _Life:
     async def _remember(self, supervisor: Supervisor) -> None:
         """End what a former life left, and begin where the journal leaves off."""
         leftovers = await self.machine.launcher.sweep_leftovers()
+        room = await self.machine.disk.room(self.config.working_dir)
         durable = fold(self.machine.history, self.config.timezone)
         when = self.sender.now()
         announcing = {name for name, place in self.places.items() if place.tool.announces}
@@ -344,7 +354,8 @@ class _Life:
         if leftovers:
             supervisor.act((Record("leftovers_ended", when, Severity.WARNING, {"processes": list(leftovers)}),))
         supervisor.act(todo)
-        self.state.value = state
+        self.state.value, todo = decide(state, DiskChecked(when, room.free_bytes, room.what))
+        supervisor.act(todo)
 
     def _timetable(self) -> Iterator[ScheduledAgent]:
         for name, agent in self.state.value.agents.items():

@@ -34,6 +34,8 @@ class Intake:
     _splitters: dict[Stream, LineSplitter] = field(factory=_splitters)
     _told_bytes: int = 0
     _truncated: list[Stream] = field(factory=list)
+    """To be told at the next flush."""
+    _truncated_before: set[Stream] = field(factory=set)
 
     def feed(self, stream: Stream, data: bytes) -> None:
         """Take the next bytes of a stream."""
@@ -42,9 +44,11 @@ class Intake:
             self._read(stream, line)
 
     def truncated(self, stream: Stream) -> None:
-        """The stream begins anew."""
+        """The stream begins anew. Told once for each: an agent could fill the journal with it."""
         self._splitters[stream].reset()
-        self._truncated.append(stream)
+        if stream not in self._truncated_before:
+            self._truncated_before.add(stream)
+            self._truncated.append(stream)
 
     async def flush(self) -> None:
         """Tell the supervisor what the round amounted to; waits while its inbox is full."""

@@ -41,7 +41,10 @@ CASES = {
         "state_dir": ('"/state"', Path("/state")),
         "max_concurrent_runs": ("3", 3),
         "shutdown_grace_secs": ('"20s"', 20.0),
-        "keep_days": ("7", 7.0),
+        "min_free_bytes": ('"5GiB"', 5 * 1024**3),
+        "keep_runs": ("7", 7),
+        "keep_days": ("1.5", 1.5),
+        "keep_bytes": ('"1GB"', 10**9),
         "containment": ('"guard"', Containment.GUARD),
         "layers": (
             "{Core = {max_restarts = 1}}",

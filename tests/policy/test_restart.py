@@ -29,6 +29,7 @@ FATE: dict[Reason, tuple[bool, float, float | None]] = {
     Reason.CORRECTED_MODERATE: (False, 0.0, None),
     Reason.CANCELLED: (False, 0.0, None),
     Reason.SHUTDOWN: (False, 0.0, None),
+    Reason.DISK: (False, 0.0, 0.0),
     Reason.LOST: (False, 0.0, None),
 }
 RETRIED = {reason for reason, after in AFTER.items() if after.others is restart.Again.RETRIED}
@@ -76,7 +77,7 @@ def test_after_a_run_with_a_retry_left(layer: AgentLayer, reason: Reason) -> Non
     world.ends("it", reason)
     world.passes(800)
     again = reason in RETRIED or reason is Reason.CORRECTED_SEVERE
-    assert world.starts("it")[1:] == ([11.0] if again else [])
+    assert world.starts("it")[1:] == ([11.0] if again else [10.0] if reason is Reason.DISK else [])
 
 
 @pytest.mark.parametrize("layer", AgentLayer)

@@ -1,0 +1,78 @@
+"""Room on the disks: how many bytes can still be written, where the factory and its agents write.
+
+A percentage says nothing on a disk of terabytes, and the root's free space nothing about the others: so it is bytes,
+on the very directories that are written to. A file system without inodes left is full too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Protocol
+
+import trio
+from attrs import Factory, define, frozen
+
+ANSWER_SECS: Final = 10.0
+"""A file system (of the network, mostly) that says nothing for so long is not one to start runs on."""
+MIN_INODES: Final = 64
+"""With fewer left a file system counts as full; a run takes five."""
+
+
+@frozen
+class Room:
+    """How much can still be written."""
+
+    free_bytes: int
+    """To users without privileges; 0 as well where there are no inodes left or there was no answer."""
+    what: str
+    """Where that is, and what was found, for a person."""
+
+
+class Disk(Protocol):
+    """Knows where the factory writes."""
+
+    async def room(self, working_dir: Path) -> Room:
+        """The least room on any of the file systems that are written to. A checkpoint; bounded by `ANSWER_SECS`."""
+        ...
+
+
+@define(eq=False)
+class Mounts:
+    """The file systems of the state directory's rooms, and of the working directory."""
+
+    directories: tuple[Path, ...]
+    """What the factory writes to."""
+    # of its own: a mount that hangs holds its thread for as long as it likes, and must hold up nothing else
+    _limiter: trio.CapacityLimiter = Factory(lambda: trio.CapacityLimiter(1))
+
+    async def room(self, working_dir: Path) -> Room:
+        """Ask them all, in a thread; see `Disk.room`."""
+        with trio.move_on_after(ANSWER_SECS):
+            return await trio.to_thread.run_sync(
+                tightest, (*self.directories, working_dir), limiter=self._limiter, abandon_on_cancel=True
+            )
+        return Room(0, f"the file systems did not answer within {ANSWER_SECS:g} s")
+
+
+def tightest(directories: Iterable[Path]) -> Room:
+    """The least room in any of these directories. Blocks.
+
+    One that is not there (any more) is passed over: what is wrong with it is better told when a run wants it.
+    """
+    rooms = [room for directory in directories if (room := _room(directory)) is not None]
+    return min(rooms, key=lambda room: room.free_bytes, default=Room(0, "none of the directories is there"))
+
+
+def _room(directory: Path) -> Room | None:
+    try:
+        found = os.statvfs(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return Room(0, f"{directory}: {error.strerror}")
+    if found.f_files and found.f_favail < MIN_INODES:  # some file systems count none at all
+        return Room(0, f"{directory}: {found.f_favail} inodes are free")
+    free = found.f_bavail * found.f_frsize
+    return Room(free, f"{directory}: {free / 1024**2:.1f} MiB are free")

@@ -1,0 +1,63 @@
+"""The disk: whether there is room on it, and what has been kept for long enough.
+
+An agent on a full disk fails whatever it does, and a supervisor that starts it again and again makes thousands of
+deaths of it. So nothing starts while there is less than `min_free_bytes`; the gate says so, and everything goes on by
+itself when there is room.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+from trio_util import AsyncValue
+
+from darkfactory.devices.machine import Machine
+from darkfactory.devices.runstore import Keep
+from darkfactory.model.events import DiskChecked
+from darkfactory.model.state import State
+from darkfactory.runtime.inbox import Sender
+
+CHECK_SECS: Final = 30.0
+PRUNE_SECS: Final = 600.0
+"""Old runs are looked for no more often than this."""
+
+_log = structlog.get_logger("darkfactory")
+
+
+async def watch_disk(state: AsyncValue[State], machine: Machine, sender: Sender) -> None:
+    """Tell the supervisor when there is too little room, and when there is enough again; until cancelled.
+
+    A run that ends badly looks for itself, at once; so what is told here is what the supervisor does not know yet.
+    """
+    while True:
+        await trio.sleep(CHECK_SECS)
+        config = state.value.config
+        room = await machine.disk.room(config.working_dir)
+        if (room.free_bytes < config.min_free_bytes) != (state.value.disk_low is not None):
+            await sender.send(DiskChecked(sender.now(), room.free_bytes, room.what))
+
+
+async def prune_runs(state: AsyncValue[State], machine: Machine) -> None:
+    """Delete what is kept of old runs: at the start, then after runs have begun, at most every ten minutes."""
+    while True:
+        config, begun = state.value.config, state.value.begun
+        keep = Keep(
+            per_agent=config.keep_runs,
+            since=machine.clock.utc() - timedelta(days=config.keep_days),
+            total_bytes=config.keep_bytes,
+        )
+        pruned = await machine.runs.prune(keep, living=frozenset(state.value.runs))
+        if pruned.runs:
+            _log.info("runs_pruned", runs=pruned.runs, freed_bytes=pruned.freed_bytes)
+        if pruned.problem is not None:
+            _log.warning("prune_failed", detail=pruned.problem)
+        await trio.sleep(PRUNE_SECS)
+        await state.wait_value(partial(_begun_since, begun))
+
+
+def _begun_since(begun: int, state: State) -> bool:
+    return state.begun != begun
