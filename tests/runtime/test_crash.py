@@ -66,7 +66,7 @@ DOWN = (1.0, 70.0, 125.0)
 
 
 HOW = ("before", "torn", "between", "after")
-"""The write; or within it: anywhere, or at the end of a line; or after it."""
+"""The write; or within it: anywhere, or after its first line; or after it."""
 
 
 class Killed(BaseException):
@@ -89,11 +89,10 @@ class Fate:
         self.writes += 1
         if self.writes == self.at:
             self.dead = True
-            lines = data.splitlines(keepends=True)
             size = {
                 "before": 0,
                 "torn": 1 + self.at * 7919 % (len(data) - 1),  # each time at another byte, all over the lines
-                "between": len(b"".join(lines[: 1 + self.at % max(1, len(lines) - 1)])),
+                "between": data.index(b"\n") + 1,
                 "after": len(data),
             }[self.how]
             true_write(data[:size])
