@@ -37,7 +37,7 @@ def repair(config: OrchestratorConfig) -> int:
     for done in repairs:
         for number, raw in done.dropped:
             more = f" and {len(raw) - SHOWN_BYTES} bytes more" if len(raw) > SHOWN_BYTES else ""
-            click.echo(f"{done.path}:{number}: left out {ascii(raw[:SHOWN_BYTES].decode(errors='replace'))}{more}")
+            click.echo(f"{done.path}:{number}: left out {raw[:SHOWN_BYTES].decode(errors='replace')!a}{more}")
         if done.forgotten:
             click.echo(f"{done.path}: its first line held what the factory knew before, and that is lost")
         click.echo(f"{done.path}: the file as it was is {done.kept}")

@@ -94,7 +94,7 @@ def journal(file: Path, kind: str) -> list[dict[str, Any]]:
 
 def lines_of(file: Path) -> list[dict[str, Any]]:
     """The journal as it is now; a factory may be writing its last line."""
-    segments = [path.read_bytes() for path in file.parent.glob("state/journal/*")]
+    segments = [path.read_bytes() for path in sorted(file.parent.glob("state/journal/*.jsonl"))]
     return [
         json.loads(line) for segment in segments for line in segment.splitlines(keepends=True) if line[-1:] == b"\n"
     ]
@@ -199,7 +199,7 @@ def test_a_damaged_journal_is_named_and_nothing_is_started(fleet: Path) -> None:
     with running(fleet) as process:
         process.terminate()
         process.communicate(timeout=20)
-    (segment,) = fleet.parent.glob("state/journal/*")
+    (segment,) = fleet.parent.glob("state/journal/*.jsonl")
     lines = segment.read_bytes().splitlines(keepends=True)
     segment.write_bytes(b"".join([lines[0], b"{broken\n", *lines[2:]]))
     refused = darkfactory(fleet)
@@ -213,7 +213,7 @@ def test_a_torn_last_line_is_ignored_and_cut(fleet: Path) -> None:
     with running(fleet) as process:
         process.terminate()
         process.communicate(timeout=20)
-    (segment,) = fleet.parent.glob("state/journal/*")
+    (segment,) = fleet.parent.glob("state/journal/*.jsonl")
     whole = segment.read_bytes()
     segment.write_bytes(whole + b'{"utc":"2026-01-01T00:00:0')
     with running(fleet) as process:
@@ -222,6 +222,41 @@ def test_a_torn_last_line_is_ignored_and_cut(fleet: Path) -> None:
         process.communicate(timeout=20)
     assert process.returncode == 0
     assert segment.read_bytes().startswith(whole + b'{"utc"')
+
+
+def test_repair_makes_a_damaged_journal_readable_and_tells_the_price(fleet: Path) -> None:
+    with running(fleet) as process:
+        busy = darkfactory(fleet, "--repair")
+        assert (busy.returncode, busy.stdout) == (3, "")
+        process.terminate()
+        process.communicate(timeout=20)
+    (segment,) = fleet.parent.glob("state/journal/*.jsonl")
+    whole = segment.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    damaged = b"".join([lines[0], b"{broken\n", *lines[1:], b"{torn"])
+    segment.write_bytes(damaged)
+    assert "--repair" in darkfactory(fleet).stderr
+    repaired = darkfactory(fleet, "--repair")
+    assert repaired.returncode == 0
+    assert f"{segment}:2: left out '{{broken'" in repaired.stdout
+    assert "'{torn'" in repaired.stdout
+    (kept,) = segment.parent.glob("*.damaged-*")
+    assert str(kept) in repaired.stdout
+    assert kept.read_bytes() == damaged
+    assert segment.read_bytes() == whole, "and nothing was started"
+    again = darkfactory(fleet, "--repair")
+    assert (again.returncode, "nothing to repair" in again.stdout) == (0, True)
+    with running(fleet) as process:
+        until(lambda: len(journal(fleet, "factory_started")) == 2, process)
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_repair_of_a_fleet_that_never_ran_makes_nothing(fleet: Path) -> None:
+    assert darkfactory(fleet, "--repair").returncode == 0
+    assert not (fleet.parent / "state").exists()
+    assert darkfactory(fleet, "--repair", "--resume", "watch").returncode == 2
 
 
 def test_what_a_killed_factory_left_is_ended_before_anything_starts(fleet: Path) -> None:
