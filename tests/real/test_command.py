@@ -261,6 +261,7 @@ def test_repair_of_a_fleet_that_never_ran_makes_nothing(fleet: Path) -> None:
 
 def test_what_a_killed_factory_left_is_ended_before_anything_starts(fleet: Path) -> None:
     with running(fleet) as process:
+        until(lambda: bool(journal(fleet, "run_started")), process)  # it may print before we have written that down
         process.kill()
         process.communicate(timeout=20)
     (first,) = journal(fleet, "run_begun")
