@@ -244,7 +244,7 @@ class FileJournal:
             if fd >= 0:
                 os.close(fd)
                 new.unlink()
-            return False  # noqa: ASYNC910 - making it was a checkpoint
+            return False  # noqa: ASYNC910 - what failed came after the checkpoint, or was it
         os.close(self._fd)
         self._fd, self._next, self._unnamed = fd, None, True
         self._take(self._number + 1, snapshot, len(data) + len(meanwhile))

@@ -62,12 +62,12 @@ class Supervisor:
                 state, todo = decide(self.state.value, event)
                 finish = self.act(todo)
                 self.state.value = state
+                if finish is None:
+                    self.remember(event.when)
                 took = perf_counter() - started
                 if took > SLOW_STEP_SECS:
                     _log.warning("slow_step", step=type(event).__name__, secs=round(took, 3))
-                if finish is None:
-                    self.remember(event.when)
-                else:
+                if finish is not None:
                     with trio.move_on_after(LAST_SYNC_SECS):  # a disk that hangs must not hold up the end
                         await self.journal.wait_durable(self.journalled)
                     return finish

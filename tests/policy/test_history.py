@@ -9,14 +9,16 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
 from darkfactory.model.actions import Cause, Record
+from darkfactory.model.drift import CorrectionLevel
 from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import LayerConfig
 from darkfactory.model.state import Durable, Hold
-from darkfactory.policy.history import fold, instant, line_of, timestamp
+from darkfactory.policy.history import durable_of, fold, from_snapshot, instant, line_of, snapshot, timestamp
 from darkfactory.policy.restart import AFTER
 
 from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent, fleet, moment
@@ -227,3 +229,85 @@ def test_a_crash_loop_across_restarts_of_the_factory_is_still_one() -> None:
     assert hold is not None
     assert hold.reason == "crash_loop"
     assert not world.orders
+
+
+INSTANTS = st.datetimes(datetime(1970, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+NAMES = st.text(max_size=5)
+DURABLE = st.builds(
+    Durable,
+    cursors=st.dictionaries(NAMES, st.tuples(NAMES, INSTANTS)),
+    holds=st.dictionaries(NAMES, st.builds(Hold, NAMES, INSTANTS, NAMES)),
+    bad_ends=st.dictionaries(NAMES, st.lists(INSTANTS, max_size=3).map(tuple)),
+    pending=st.dictionaries(
+        st.tuples(NAMES, st.sampled_from(Cause)), st.tuples(INSTANTS, st.none() | INSTANTS, st.integers(1, 9))
+    ),
+    alive=st.dictionaries(NAMES, NAMES),
+    runs_on=st.dictionaries(NAMES, st.tuples(st.dates(), st.integers(1, 9))),
+)
+
+
+@given(DURABLE)
+def test_a_snapshot_says_it_all(durable: Durable) -> None:
+    line = json.loads(json.dumps(line_of(snapshot(durable, moment(0)))))
+    assert from_snapshot(line) == durable
+    assert fold([QUEUED, HELD, line], GMT) == durable
+
+
+def test_a_snapshot_of_nothing_is_empty() -> None:
+    assert from_snapshot({"utc": timestamp(NOON), "kind": "snapshot", "version": 1}) == Durable()
+
+
+def test_what_comes_after_a_snapshot_counts_on() -> None:
+    before = [ARMED, OCCURRENCE, BEGUN, FAILED, QUEUED]
+    after = [
+        HELD,
+        line("run_begun", TWO, run="b", cause="operator", attempt=2),
+        line("run_ended", TWO, run="b", reason="failed"),
+    ]
+    summed_up = line_of(snapshot(fold(before, GMT), moment(0)))
+    assert fold([summed_up, *after], GMT) == fold([*before, *after], GMT)
+
+
+@given(st.data())
+def test_whatever_a_repair_leaves_out_the_rest_can_be_folded_and_started_from(data: st.DataObject) -> None:
+    world = World.begun(agent("a", SAFETY), agent("job", CORE, retries=1), agent("b", GROWTH), max_concurrent_runs=2)
+    world.due("job", 10)
+    world.asks("b", 20)
+    world.ends("job", Reason.FAILED, 30)
+    world.due("job", 40)
+    lines = world.lines()
+    left = [
+        line for line, stays in zip(lines, data.draw(st.tuples(*[st.booleans()] * len(lines))), strict=True) if stays
+    ]
+    reborn = World(world.config, fold(left, GMT), at=50)
+    reborn.misses()
+    assert reborn.orders
+
+
+def test_what_belongs_to_agents_no_longer_declared_is_kept_also_by_snapshots() -> None:
+    fleet_before = (agent("a", SAFETY), agent("gone", CORE), agent("other", GROWTH))
+    world = World.begun(*fleet_before, max_concurrent_runs=1)
+    world.due("gone", 10)  # waits for the only place
+    world.drifts("other", CorrectionLevel.CRITICAL, 20)
+    known = fold(world.lines(), GMT)
+    assert known.pending.keys() == {("gone", Cause.CRON)}
+    without = world.reborn(fleet(fleet_before[0]), at=100)
+    without.misses()
+    summed_up = line_of(snapshot(durable_of(without.state, moment(100)), moment(100)))
+    assert fold([summed_up], GMT) == fold(without.lines(), GMT)
+    again = World(world.config, fold([summed_up], GMT), at=200)
+    assert again.state.agents["gone"].cursor == EPOCH + timedelta(seconds=10)
+    assert again.state.agents["other"].hold == known.holds["other"]
+    assert [request.key for request in again.state.queue] == [("gone", Cause.CRON)]
+
+
+def test_a_snapshot_leaves_out_the_bad_ends_that_no_longer_count() -> None:
+    world = reborn_with(100, 399, 401, 900)
+    gone = Durable(bad_ends={"gone": (EPOCH + timedelta(seconds=399), EPOCH + timedelta(seconds=401))})
+    state = evolve(world.state, undeclared=gone)
+    ends = durable_of(state, moment(1000)).bad_ends
+    assert {name: [(end - EPOCH).total_seconds() for end in ends[name]] for name in ends} == {
+        "a": [401, 900],
+        "gone": [401],
+    }
+    assert durable_of(state, moment(5000)).bad_ends == {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
+from attrs import evolve
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -26,7 +28,7 @@ from darkfactory.model.events import (
     ToolsChecked,
 )
 from darkfactory.model.fleet import STOP_ORDER, LayerConfig, Overlap
-from darkfactory.policy.history import fold
+from darkfactory.policy.history import durable_of, fold, line_of, snapshot
 from darkfactory.policy.restart import AFTER
 
 from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent, fleet, moment
@@ -223,6 +225,21 @@ class Factory(RuleBasedStateMachine):
             assert durable.runs_on.get(name) == agent_state.runs_on
             ends = [(end - EPOCH).total_seconds() for end in durable.bad_ends.get(name, ())]
             assert ends[len(ends) - len(agent_state.bad_ends) :] == [*map(_to_micro, agent_state.bad_ends)]
+
+    @invariant()
+    def a_snapshot_says_what_the_journal_amounts_to(self) -> None:
+        world = self.world
+        durable = durable_of(world.state, world.now())
+        folded = fold(world.lines(), world.config.timezone)
+        assert evolve(durable, bad_ends={}) == evolve(folded, bad_ends={})
+        for name in NAMES:
+            since = self.world.at - self.layer.period_secs
+            ends = [(end - EPOCH).total_seconds() for end in folded.bad_ends.get(name, ())]
+            counting = [end for end in ends if end > since]
+            told = [(end - EPOCH).total_seconds() for end in durable.bad_ends.get(name, ())]
+            assert all(abs(end - other) < 1e-5 for end, other in zip(told, counting, strict=True))
+        line = json.loads(json.dumps(line_of(snapshot(durable, world.now()))))
+        assert fold([*world.lines(), line], world.config.timezone) == durable
 
 
 def _to_micro(at: float) -> float:

@@ -55,7 +55,7 @@ def ended(fleet: OrchestratorConfig) -> dict[str, Any]:
 
 
 def journal(state_dir: Path) -> list[dict[str, Any]]:
-    (segment,) = (state_dir / "journal").iterdir()
+    (segment,) = (state_dir / "journal").glob("*.jsonl")
     return [json.loads(line) for line in segment.read_bytes().splitlines()]
 
 

@@ -97,7 +97,7 @@ def journal(file: Path, kind: str) -> list[dict[str, Any]]:
 
 def lines_of(file: Path) -> list[dict[str, Any]]:
     """The journal as it is now; a factory may be writing its last line."""
-    segments = [path.read_bytes() for path in file.parent.glob("state/journal/*.jsonl")]
+    segments = [path.read_bytes() for path in sorted(file.parent.glob("state/journal/*.jsonl"))]
     return [
         json.loads(line) for segment in segments for line in segment.splitlines(keepends=True) if line[-1:] == b"\n"
     ]
@@ -228,8 +228,44 @@ def test_a_torn_last_line_is_ignored_and_cut(fleet: Path) -> None:
     assert segment.read_bytes().startswith(whole + b'{"utc"')
 
 
+def test_repair_makes_a_damaged_journal_readable_and_tells_the_price(fleet: Path) -> None:
+    with running(fleet) as process:
+        busy = darkfactory(fleet, "--repair")
+        assert (busy.returncode, busy.stdout) == (3, "")
+        process.terminate()
+        process.communicate(timeout=20)
+    (segment,) = fleet.parent.glob("state/journal/*.jsonl")
+    whole = segment.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    damaged = b"".join([lines[0], b"{broken\n", *lines[1:], b"{torn"])
+    segment.write_bytes(damaged)
+    assert "--repair" in darkfactory(fleet).stderr
+    repaired = darkfactory(fleet, "--repair")
+    assert repaired.returncode == 0
+    assert f"{segment}:2: left out '{{broken'" in repaired.stdout
+    assert "'{torn'" in repaired.stdout
+    (kept,) = segment.parent.glob("*.damaged-*")
+    assert str(kept) in repaired.stdout
+    assert kept.read_bytes() == damaged
+    assert segment.read_bytes() == whole, "and nothing was started"
+    again = darkfactory(fleet, "--repair")
+    assert (again.returncode, "nothing to repair" in again.stdout) == (0, True)
+    with running(fleet) as process:
+        until(lambda: len(journal(fleet, "factory_started")) == 2, process)
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_repair_of_a_fleet_that_never_ran_makes_nothing(fleet: Path) -> None:
+    assert darkfactory(fleet, "--repair").returncode == 0
+    assert not (fleet.parent / "state").exists()
+    assert darkfactory(fleet, "--repair", "--resume", "watch").returncode == 2
+
+
 def test_what_a_factory_left_that_was_killed_with_its_guard_is_ended_before_anything_starts(fleet: Path) -> None:
     with running(fleet) as process:
+        until(lambda: bool(journal(fleet, "run_started")), process)  # it may print before we have written that down
         process.send_signal(signal.SIGSTOP)  # so that it cannot start another guard
         os.waitpid(process.pid, os.WUNTRACED)
         instance = json.loads((fleet.parent / "state" / "fleet.json").read_text())["instance"]
