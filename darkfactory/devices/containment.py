@@ -20,6 +20,8 @@ from collections.abc import Iterable, Iterator
 import trio
 from attrs import Factory, define, frozen
 
+from darkfactory.devices import threads
+
 MARK = "DARKFACTORY_RUN"
 """The environment variable that says to which run a process belongs: INSTANCE/RUN, more of them joined by colons."""
 SWEEP_LIMIT_SECS = 5.0
@@ -195,7 +197,7 @@ class ProcessTable:
                 if error.errno not in _EXHAUSTED:
                     raise
             except RuntimeError as error:
-                if not cannot_start_thread(error):
+                if not threads.none_left(error):
                     raise
             await trio.sleep(_LAST_PAUSE_SECS)
 
@@ -236,11 +238,6 @@ class ProcessTable:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(process.pid, os.WNOHANG)
         return [process for process in members if process.alive]
-
-
-def cannot_start_thread(error: RuntimeError) -> bool:
-    """Whether Python says with this that the system has no thread left for us (EAGAIN); it has no class of its own."""
-    return str(error).startswith("can't start new thread")
 
 
 def scan() -> Snapshot:

@@ -21,7 +21,7 @@ from pathlib import Path
 import trio
 from attrs import Factory, define, frozen
 
-from darkfactory.devices import containment
+from darkfactory.devices import containment, threads
 from darkfactory.devices.capture import Followed, Follower
 from darkfactory.devices.process import LaunchSpec, Sink
 from darkfactory.errors import SpawnFailed
@@ -62,7 +62,7 @@ class RealLauncher:
         try:
             started = await trio.to_thread.run_sync(_start, spec, marks, limiter=self._starts)
         except RuntimeError as error:
-            if not containment.cannot_start_thread(error):
+            if not threads.none_left(error):
                 raise
             raise SpawnFailed("eagain", "the system has no thread left to start it from") from error
         return RealProcess(
