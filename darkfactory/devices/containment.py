@@ -25,6 +25,8 @@ from collections.abc import Collection, Iterable, Iterator
 import trio
 from attrs import Factory, define, frozen
 
+from darkfactory.devices import threads
+
 MARK = "DARKFACTORY_RUN"
 """The environment variable that says to which run a process belongs: INSTANCE/RUN, more of them joined by colons."""
 SWEEP_LIMIT_SECS = 5.0
@@ -223,7 +225,7 @@ class ProcessTable:
                 if error.errno not in _EXHAUSTED:
                     raise
             except RuntimeError as error:
-                if not cannot_start_thread(error):
+                if not threads.none_left(error):
                     raise
             await trio.sleep(_LAST_PAUSE_SECS)
 
@@ -365,11 +367,6 @@ def memory_of(pids: Iterable[int]) -> int:
         elif statm := _read(f"/proc/{pid}/statm"):
             total += int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return total
-
-
-def cannot_start_thread(error: RuntimeError) -> bool:
-    """Whether Python says with this that the system has no thread left for us (EAGAIN); it has no class of its own."""
-    return str(error).startswith("can't start new thread")
 
 
 def scan() -> Snapshot:

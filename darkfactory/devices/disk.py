@@ -14,6 +14,8 @@ from typing import Final, Protocol
 import trio
 from attrs import Factory, define, frozen
 
+from darkfactory.devices import threads
+
 ANSWER_SECS: Final = 10.0
 """A file system (of the network, mostly) that says nothing for so long is not one to start runs on."""
 MIN_INODES: Final = 64
@@ -49,10 +51,16 @@ class Mounts:
 
     async def room(self, working_dir: Path) -> Room:
         """Ask them all, in a thread; see `Disk.room`."""
-        with trio.move_on_after(ANSWER_SECS):
-            return await trio.to_thread.run_sync(
-                tightest, (*self.directories, working_dir), limiter=self._limiter, abandon_on_cancel=True
-            )
+        try:
+            with trio.move_on_after(ANSWER_SECS):
+                return await trio.to_thread.run_sync(
+                    tightest, (*self.directories, working_dir), limiter=self._limiter, abandon_on_cancel=True
+                )
+        except RuntimeError as error:
+            if not threads.none_left(error):
+                raise
+            await trio.lowlevel.checkpoint()
+            return Room(0, "the system has no thread left to ask from")
         return Room(0, f"the file systems did not answer within {ANSWER_SECS:g} s")
 
 

@@ -23,7 +23,7 @@ import structlog
 import trio
 from attrs import Factory, define, frozen
 
-from darkfactory.devices import containment
+from darkfactory.devices import containment, threads
 from darkfactory.devices.capture import Followed, Follower
 from darkfactory.devices.cgroup import Cgroup, Cgroups
 from darkfactory.devices.guard import Guard
@@ -159,7 +159,7 @@ class RealLauncher:
                 kin = containment.Kin.of_leader(mark, started.popen.pid, started.start)
                 self._table.add(kin)
         except RuntimeError as error:
-            if not containment.cannot_start_thread(error):
+            if not threads.none_left(error):
                 raise
             raise SpawnFailed("eagain", "the system has no thread left to start it from") from error
         if self.guard is not None:

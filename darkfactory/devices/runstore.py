@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import trio
 from attrs import Factory, field, frozen
 
+from darkfactory.devices import threads
 from darkfactory.devices.statedir import write_atomically
 
 _RUN_ID: Final = re.compile(r"(?P<agent>[^.].*)-[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
@@ -90,9 +91,15 @@ class RunDirectories:
 
     async def prune(self, keep: Keep, *, living: Collection[str]) -> Pruned:
         """Delete in a thread what is not kept; see `RunStore.prune`."""
-        return await trio.to_thread.run_sync(
-            prune, self.path, keep, living, trio.from_thread.check_cancelled, limiter=self._limiter
-        )
+        try:
+            return await trio.to_thread.run_sync(
+                prune, self.path, keep, living, trio.from_thread.check_cancelled, limiter=self._limiter
+            )
+        except RuntimeError as error:
+            if not threads.none_left(error):
+                raise
+            await trio.lowlevel.checkpoint()
+            return Pruned(problem="the system has no thread left to delete from")
 
 
 @frozen

@@ -12,14 +12,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
 from darkfactory import AgentDefinition, AgentLayer, LayerConfig, OrchestratorConfig, ToolConfig, open_factory
-from darkfactory.devices import capture, containment, launcher
+from darkfactory.devices import capture, containment, disk, launcher, runstore
 from darkfactory.devices.containment import Kin, ProcessTable
 from darkfactory.devices.statedir import StateDir
 from darkfactory.errors import StateDirError
@@ -140,14 +142,31 @@ async def test_a_system_without_threads_is_backed_off_from(tmp_path: Path, monke
     true_run = trio.to_thread.run_sync
 
     async def run_sync(function: Any, *args: Any, **options: Any) -> Any:
-        if function is launcher._start:
+        if function in {launcher._start, disk.tightest, runstore.prune}:
             raise RuntimeError("can't start new thread")
         return await true_run(function, *args, **options)
 
     monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
-    line = await run_once(one_agent(tmp_path, tool="bash", task="true"))
+    fleet = attrs.evolve(one_agent(tmp_path, tool="bash", task="true"), min_free_bytes=0)
+    line = await run_once(fleet)
     assert line["reason"] == "failed"
     assert line["detail"].startswith("eagain")
+
+
+async def test_without_a_thread_to_look_at_the_disk_with_nothing_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run_sync(*_: Any, **__: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    room = await disk.Mounts((tmp_path,)).room(tmp_path)
+    assert (room.free_bytes, "no thread" in room.what) == (0, True)
+    pruned = await runstore.RunDirectories(tmp_path).prune(
+        runstore.Keep(0, datetime(2026, 1, 1, tzinfo=UTC), 0), living=()
+    )
+    assert "no thread" in str(pruned.problem)
 
 
 async def test_a_run_directory_that_cannot_be_made_is_backed_off_from(tmp_path: Path) -> None:
