@@ -573,6 +573,7 @@ async def test_an_orphan_that_no_sweep_has_met_is_ended_by_the_next_look(adoptin
         with monkeypatch.context() as patch, adopting.launcher._table.starting():  # as if a start were under way
             patch.setattr(adopting.launcher._table, "_settled", False)
             process.kill()
+            assert adopting.launcher._table.adopted() is None
             await process.sweep()
             assert alive(hidden)
     await condition(lambda: not alive(hidden))
