@@ -273,14 +273,16 @@ class ProcessTable:
         assert kin.leader is not None
         del self._kin[kin.leader]
 
-    def adopted(self) -> list[ProcessInfo]:
+    def adopted(self) -> list[ProcessInfo] | None:
         """Orphans that have come to us and carry no mark of ours; the dead ones are reaped. About 50 us, no checkpoint.
 
         Only known pids are ever reaped: a child that we started to wait for it is in our own session (then it is none
-        of our business), leads a run, or is being started; in that case the next call will tell.
+        of our business), leads a run, or is being started: then nothing can be told now, and the answer is None.
         """
+        if self._starting:
+            return None
         found: list[ProcessInfo] = []
-        if not self.adopts or self._starting:
+        if not self.adopts:
             return found
         for pid in own_children() - self._kin.keys():
             stat, environ = _read(f"/proc/{pid}/stat"), _read(f"/proc/{pid}/environ")

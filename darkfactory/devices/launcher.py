@@ -94,19 +94,22 @@ class RealLauncher:
                 _log.warning("guard_lost", exit_code=code)
             await trio.sleep(GUARD_BACKOFF_SECS[min(lost, len(GUARD_BACKOFF_SECS) - 1)])
             lost += 1
-            try:
-                guard.start()
-            except OSError as error:
-                _log.warning("guard_failed", detail=str(error))
-            else:
-                assert guard.pid is not None
-                self._spare(guard.pid)
+            with self._table.starting():
+                try:
+                    guard.start()
+                except OSError as error:
+                    _log.warning("guard_failed", detail=str(error))
+                else:
+                    assert guard.pid is not None
+                    self._spare(guard.pid)
 
     async def _see_to_orphans(self) -> None:
         """Tell the guard of orphans that have come to us; end those of runs that are over, and reap the dead."""
         while True:
             await trio.sleep(LOOK_SECS)
             adopted = self._table.adopted()
+            if adopted is None:
+                continue
             for orphan in adopted:
                 if self._orphans.get(orphan.pid) != orphan.start:
                     _log.info("orphan_adopted", process=str(orphan))

@@ -472,18 +472,27 @@ async def test_who_cannot_be_killed_is_named(bench, monkeypatch):
 
 
 @pytest.fixture
-async def adopting(tmp_path: Path, monkeypatch) -> AsyncIterator[Bench]:
+def _subreaper(monkeypatch) -> Iterator[None]:
     monkeypatch.setattr("darkfactory.devices.launcher.LOOK_SECS", 0.02)
     containment.adopt_orphans()
+    yield
+    ctypes.CDLL(None).prctl(containment._PR_SET_CHILD_SUBREAPER, 0)
+
+
+@pytest.fixture
+async def adopting(tmp_path: Path, _subreaper: None) -> AsyncIterator[Bench]:
+    async with adopting_bench(tmp_path) as bench:
+        yield bench
+
+
+@asynccontextmanager
+async def adopting_bench(directory: Path) -> AsyncIterator[Bench]:
     launcher = RealLauncher(uuid.uuid4().hex, outer_mark=os.environ["DARKFACTORY_RUN"], adopts=True)
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(launcher.serve)
-            yield Bench(launcher, tmp_path)
-            nursery.cancel_scope.cancel()
-        launcher.close()
-    finally:
-        ctypes.CDLL(None).prctl(containment._PR_SET_CHILD_SUBREAPER, 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(launcher.serve)  # noqa: ASYNC113
+        yield Bench(launcher, directory)
+        nursery.cancel_scope.cancel()
+    launcher.close()
 
 
 GHOST = "(env -i setsid sleep 1000 & echo $!); "
@@ -540,13 +549,16 @@ async def test_dead_orphans_are_reaped_while_their_run_goes_on_and_nobody_elses_
     assert await own.wait() == 1
 
 
-async def test_what_we_started_ourselves_is_no_orphan_nor_what_we_found_at_the_start(adopting):
+@pytest.mark.usefixtures("_subreaper")
+async def test_what_we_started_ourselves_is_no_orphan_nor_what_we_found_at_the_start(tmp_path):
     own = await trio.lowlevel.open_process(["sleep", "1000"], env={"PATH": os.defpath})
     found = await trio.lowlevel.open_process(["sleep", "1000"], env={"PATH": os.defpath}, start_new_session=True)
-    second = RealLauncher(uuid.uuid4().hex, os.environ["DARKFACTORY_RUN"], adopts=True)
     try:
-        assert (await Bench(second, adopting.directory).outcome(adopting.spec("true")))[0] == 0
-        assert second._table.adopted() == []
+        async with adopting_bench(tmp_path) as bench:
+            async with bench.run(bench.spec(*sh(GHOST + "exit 0"))) as (_, sink):
+                hidden = await ghost(sink)
+                assert [orphan.pid for orphan in bench.launcher._table.adopted()] == [hidden]
+            assert not alive(hidden)
         assert (own.poll(), found.poll()) == (None, None)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 20):
@@ -561,6 +573,7 @@ async def test_an_orphan_that_no_sweep_has_met_is_ended_by_the_next_look(adoptin
         with monkeypatch.context() as patch, adopting.launcher._table.starting():  # as if a start were under way
             patch.setattr(adopting.launcher._table, "_settled", False)
             process.kill()
+            assert adopting.launcher._table.adopted() is None
             await process.sweep()
             assert alive(hidden)
     await condition(lambda: not alive(hidden))
