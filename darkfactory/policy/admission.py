@@ -34,6 +34,8 @@ class Surroundings:
     when: Moment
     live_runs: int
     """Runs without a verdict, of all agents."""
+    siblings: Queue | None = None
+    """What the agent waits for because it restarts together with others; None when it need not."""
 
 
 def admit(agent: AgentState, request: Request, around: Surroundings) -> Queue | Refuse | None:
@@ -77,6 +79,8 @@ def _wait(agent: AgentState, request: Request, around: Surroundings) -> Queue | 
         return Queue("own_run", f"its run {agent.run.id} lives")
     if request.not_before > around.when.at + EARLY_SECS:
         return Queue(request.delayed_by, f"for {request.not_before - around.when.at:.1f} s")
+    if around.siblings is not None:
+        return around.siblings
     if around.live_runs >= around.config.max_concurrent_runs:
         return Queue("max_concurrent_runs", f"{around.live_runs} runs live")
     return None

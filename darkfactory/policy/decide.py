@@ -17,9 +17,9 @@ from darkfactory.model import actions, events
 from darkfactory.model.actions import Action, Cause, Queue, Refuse, Severity
 from darkfactory.model.ends import Reason
 from darkfactory.model.events import Event, Moment
-from darkfactory.model.fleet import OrchestratorConfig, Overlap
+from darkfactory.model.fleet import AgentLayer, OrchestratorConfig, Overlap
 from darkfactory.model.state import AgentState, Durable, Phase, Request, Run, State
-from darkfactory.policy import admission, correction, restart, shutdown
+from darkfactory.policy import admission, correction, restart, shutdown, siblings
 from darkfactory.policy.chance import fraction
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
@@ -65,6 +65,9 @@ def initial(
     for (name, cause), (wanted_at, occurrence, attempt) in durable.pending.items():
         if name in draft.agents and (name, cause) not in forgotten:
             draft.queue.append(Request(name, cause, wanted_at, occurrence, attempt))
+    for name, agent in draft.agents.items():
+        if agent.hold is not None:
+            siblings.join(draft, name)
     for name in resume:
         _resume(draft, name)
     unknown = {name for name in (*durable.cursors, *durable.holds) if name not in draft.agents}
@@ -111,6 +114,8 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             correction.correct(draft, event)
         case events.StartAsked():
             _start_asked(draft, event)
+        case events.HoldAsked():
+            _hold_asked(draft, event)
         case events.ResumeAsked():
             _resume_asked(draft, event)
         case events.ShutdownAsked():
@@ -261,6 +266,8 @@ def _plan_again(draft: Draft, run: Run, reason: Reason, bad_ends: int) -> None:
         case Again.BACKED_OFF | Again.RETRIED | Again.REPEATED:
             delay = restart.backoff(bad_ends, layer, fraction(draft.seed, "backoff", run.id))
             delayed_by = "backoff"
+            if run.layer is AgentLayer.SAFETY:
+                siblings.join(draft, run.agent, draft.when.at + delay)
     if any(request.key == (run.agent, run.cause) for request in draft.queue):
         occurrence = timestamp(run.occurrence) if run.occurrence else None
         draft.record(
@@ -296,6 +303,13 @@ def _start_asked(draft: Draft, event: events.StartAsked) -> None:
     else:
         draft.outcomes[key] = starting = Queue("starting", "the factory is starting")
         enqueue(draft, Request(event.agent, Cause.OPERATOR, draft.when.utc), starting)
+
+
+def _hold_asked(draft: Draft, event: events.HoldAsked) -> None:
+    was_held = draft.agents[event.agent].hold is not None
+    if not was_held:
+        correction.hold(draft, event.agent, "operator", event.detail)
+    draft.actions.append(actions.Answer(event.request, actions.Held(was_held)))
 
 
 def _resume_asked(draft: Draft, event: events.ResumeAsked) -> None:

@@ -16,7 +16,7 @@ from attrs import define, evolve, field
 from darkfactory.model.actions import Action, Admission, Record, Severity
 from darkfactory.model.events import Moment
 from darkfactory.model.fleet import OrchestratorConfig
-from darkfactory.model.state import AgentState, Request, Run, State, Stopping
+from darkfactory.model.state import AgentState, Regroup, Request, Run, State, Stopping
 
 
 @define(eq=False)
@@ -29,6 +29,7 @@ class Draft:
     runs: dict[str, str]
     queue: list[Request]
     stopping: Stopping | None
+    regroup: Regroup | None
     looked_at: bool
     wakes: list[tuple[float, str]]
     sweep_at: float
@@ -52,6 +53,7 @@ class Draft:
             runs=dict(state.runs),
             queue=list(state.queue),
             stopping=state.stopping,
+            regroup=state.regroup,
             looked_at=state.looked_at,
             wakes=list(state.wakes),
             sweep_at=state.sweep_at,
@@ -67,6 +69,7 @@ class Draft:
             runs=self.runs,
             queue=tuple(self.queue),
             stopping=self.stopping,
+            regroup=self.regroup,
             looked_at=self.looked_at,
             wakes=tuple(self.wakes),
             sweep_at=self.sweep_at,
