@@ -8,7 +8,8 @@ draws a random number, so a history can be replayed and a year can be tested in 
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
+from math import inf
 from typing import Final
 
 from attrs import evolve
@@ -64,7 +65,10 @@ def initial(
         draft.record("run_ended", Severity.WARNING, run=run_id, agent=name, reason=Reason.LOST.value)
     for (name, cause), (wanted_at, occurrence, attempt) in durable.pending.items():
         if name in draft.agents and (name, cause) not in forgotten:
-            draft.queue.append(Request(name, cause, wanted_at, occurrence, attempt))
+            first = occurrence if attempt == 1 else None
+            not_before = -inf if first is None else _jittered(draft, name, first)
+            delayed_by = "backoff" if first is None else "jitter"
+            draft.queue.append(Request(name, cause, wanted_at, occurrence, attempt, not_before, delayed_by))
     for name, agent in draft.agents.items():
         if agent.hold is not None:
             siblings.join(draft, name)
@@ -162,8 +166,7 @@ def _occurrence(draft: Draft, event: events.Spawn) -> None:
     if agent is None or agent.cursor is None or event.occurrence <= agent.cursor or draft.stopping is not None:
         return  # dealt with already; or, while stopping, left to the next start
     name = event.agent
-    jitter = agent.definition.jitter_secs * fraction("jitter", name, timestamp(event.occurrence))
-    not_before = draft.when.at + jitter
+    not_before = _jittered(draft, name, event.occurrence)
     request = Request(name, Cause.CRON, draft.when.utc, event.occurrence, not_before=not_before, delayed_by="jitter")
     superseded = _take_from_queue(draft, name, Cause.CRON)
     if superseded is not None:
@@ -185,6 +188,12 @@ def _occurrence(draft: Draft, event: events.Spawn) -> None:
         stop_run(draft, agent.run, Reason.CANCELLED, "a newer occurrence of its schedule has come")
     draft.queue.append(request)
     draft.gate_moved = True
+
+
+def _jittered(draft: Draft, name: str, occurrence: datetime) -> float:
+    """When an occurrence may start (Trio seconds): fixed by its scheduled time, however late it is told of."""
+    jitter = draft.agents[name].definition.jitter_secs * fraction("jitter", name, timestamp(occurrence))
+    return draft.when.at + (occurrence - draft.when.utc).total_seconds() + jitter
 
 
 def _take_from_queue(draft: Draft, name: str, cause: Cause) -> Request | None:
