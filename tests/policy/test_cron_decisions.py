@@ -211,6 +211,28 @@ def test_jitter_spreads_agents_and_occurrences() -> None:
     assert len({round(delay, 3) for delay in delays}) == 10
 
 
+@given(late=st.floats(0.0, 800.0))
+def test_jitter_counts_from_the_scheduled_time_however_late_that_is_told_of(late: float) -> None:
+    on_time, told_late = begin(jitter_secs=600.0), begin(jitter_secs=600.0)
+    on_time.due("job", 1000)
+    on_time.passes(1601)
+    told_late.due("job", 1000 + late, late=late)
+    told_late.passes(1801)
+    assert told_late.starts("job") == [pytest.approx(max(1000 + late, on_time.starts("job")[0]), abs=0.002)]
+
+
+def test_a_restart_of_the_factory_does_not_change_when_a_jittered_occurrence_starts() -> None:
+    world = begin(jitter_secs=600.0)
+    world.due("job", 1000)
+    starts_at = world.state.queue[0].not_before
+    assert starts_at > 1010
+    reborn = world.reborn(at=1005)
+    reborn.misses()
+    reborn.passes(starts_at + 1)
+    assert reborn.starts("job") == [pytest.approx(starts_at, abs=0.002)]
+    assert [record.data["reason"] for record in reborn.kinds("queued")] == ["jitter"]
+
+
 def test_jitter_does_not_make_an_occurrence_too_old() -> None:
     world = begin(jitter_secs=600.0, catchup_secs=0.0)
     world.due("job", 100, late=ON_TIME_SECS)
