@@ -191,9 +191,13 @@ def _occurrence(draft: Draft, event: events.Spawn) -> None:
 
 
 def _jittered(draft: Draft, name: str, occurrence: datetime) -> float:
-    """When an occurrence may start (Trio seconds): fixed by its scheduled time, however late it is told of."""
+    """When an occurrence may start (Trio seconds): fixed by its scheduled time, however late it is told of.
+
+    It has come, also where the clock was set back since.
+    """
     jitter = draft.agents[name].definition.jitter_secs * fraction("jitter", name, timestamp(occurrence))
-    return draft.when.at + (occurrence - draft.when.utc).total_seconds() + jitter
+    late = max(0.0, (draft.when.utc - occurrence).total_seconds())
+    return draft.when.at + jitter - late
 
 
 def _take_from_queue(draft: Draft, name: str, cause: Cause) -> Request | None:

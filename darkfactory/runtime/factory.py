@@ -148,7 +148,7 @@ class AgentOrchestrator:
         assert not isinstance(answer.outcome, Held | Resumed)
         return answer.outcome
 
-    async def hold(self, agent: str, detail: str = "") -> bool:
+    async def hold(self, agent: str, detail: str = "by a person") -> bool:
         """Hold an agent until a person resumes it, and stop its run; False if it was held already.
 
         `detail` says why, to whoever reads the journal or the status. The hold outlives the factory. AgentNotFound if

@@ -6,7 +6,7 @@ from datetime import date
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darkfactory.model.actions import Record, StartRun
@@ -212,6 +212,7 @@ def test_jitter_spreads_agents_and_occurrences() -> None:
 
 
 @given(late=st.floats(0.0, 800.0))
+@settings(deadline=None)
 def test_jitter_counts_from_the_scheduled_time_however_late_that_is_told_of(late: float) -> None:
     on_time, told_late = begin(jitter_secs=600.0), begin(jitter_secs=600.0)
     on_time.due("job", 1000)
@@ -231,6 +232,12 @@ def test_a_restart_of_the_factory_does_not_change_when_a_jittered_occurrence_sta
     reborn.passes(starts_at + 1)
     assert reborn.starts("job") == [pytest.approx(starts_at, abs=0.002)]
     assert [record.data["reason"] for record in reborn.kinds("queued")] == ["jitter"]
+
+
+def test_an_occurrence_that_has_come_does_not_wait_for_a_clock_that_was_set_back() -> None:
+    world = begin()
+    world.due("job", 100, late=-10_000.0)
+    assert world.starts("job") == [100]
 
 
 def test_jitter_does_not_make_an_occurrence_too_old() -> None:
