@@ -11,7 +11,8 @@ What is not named here is not meant to be imported, except `darkfactory.testing`
 #   cli/        commands and tables
 #   testing.py  a simulated machine: scripted processes, a civil clock, a journal in memory
 #   runtime/    the Trio tasks: factory (wiring), supervisor, layers, agent_run, scheduler, toolwatch
-#   policy/     decisions, pure: decide, reconcile, admission, restart, limits, correction, schedule, shutdown, history
+#   policy/     decisions, pure: decide, reconcile, admission, restart, siblings, limits, correction, schedule,
+#               shutdown, history
 #   tools/      one module per command-line tool: how it is called, what its output says; verdict
 #   config/     TOML text -> OrchestratorConfig, every fault at once with its line
 #   devices/    what touches the machine: launcher, containment, capture, journal, statedir, clock
@@ -54,6 +55,7 @@ from darkfactory.model.fleet import (
     Overlap,
     PromptVia,
     Secret,
+    Strategy,
     ToolConfig,
 )
 from darkfactory.runtime.factory import AgentOrchestrator, Outcome, open_factory
@@ -100,6 +102,7 @@ __all__ = [
     "Spawn",
     "SpawnFailed",
     "StateDirError",
+    "Strategy",
     "TimeScheduler",
     "ToolConfig",
     "Verdict",

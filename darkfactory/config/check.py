@@ -25,6 +25,7 @@ from darkfactory.model.fleet import (
     CompoundReviewConfig,
     NightwatchConfig,
     OrchestratorConfig,
+    Strategy,
     ToolConfig,
 )
 
@@ -38,6 +39,10 @@ _DEFAULT_GRACES = (
 _NO_SCHEDULE = {
     AgentLayer.SAFETY: "a Safety agent is always on",
     AgentLayer.GROWTH: "a Growth agent is started on demand",
+}
+_NO_STRATEGY = {
+    AgentLayer.CORE: "a Core agent is started by its schedule, not together with others",
+    AgentLayer.GROWTH: "a Growth agent is started on demand, not together with others",
 }
 
 
@@ -138,6 +143,8 @@ def _layers(config: OrchestratorConfig) -> Iterator[Finding]:
             continue
         bounds = config.layers[layer]
         yield from limits.check(here, bounds)
+        if bounds.strategy is not Strategy.ONE_FOR_ONE and layer in _NO_STRATEGY:
+            yield Finding((*here, "strategy"), _NO_STRATEGY[layer], "it means something in [layers.Safety] alone")
         if bounds.backoff_secs > bounds.backoff_max_secs:
             most = words.number(bounds.backoff_max_secs)
             yield Finding(

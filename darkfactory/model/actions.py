@@ -51,6 +51,13 @@ Admission = Admit | Queue | Refuse
 
 
 @frozen
+class Held:
+    """What a hold found."""
+
+    was_held: bool
+
+
+@frozen
 class Resumed:
     """What a resume found."""
 
@@ -136,7 +143,7 @@ class Answer:
     """Tell an asker what became of the request."""
 
     request: int
-    outcome: Admission | Resumed
+    outcome: Admission | Held | Resumed
 
 
 @frozen

@@ -135,6 +135,16 @@ class StartAsked(Event):
 
 
 @frozen
+class HoldAsked(Event):
+    """A person holds an agent."""
+
+    agent: str
+    detail: str
+    """Why, in the person's words."""
+    request: int
+
+
+@frozen
 class ResumeAsked(Event):
     """A person ends an agent's hold."""
 

@@ -28,6 +28,17 @@ STOP_ORDER = (AgentLayer.GROWTH, AgentLayer.CORE, AgentLayer.SAFETY)
 """The order in which a shutdown stops the layers; inside a layer everything stops at once."""
 
 
+class Strategy(Enum):
+    """Who is restarted with a Safety agent after its bad end; start order is that of the fleet file."""
+
+    ONE_FOR_ONE = "one_for_one"
+    """Nobody."""
+    ONE_FOR_ALL = "one_for_all"
+    """All others."""
+    REST_FOR_ONE = "rest_for_one"
+    """Those that start after it."""
+
+
 class Overlap(Enum):
     """What a cron occurrence does while the agent's former run still lives."""
 
@@ -89,6 +100,8 @@ class LayerConfig:
     """Up to this fraction is added to each delay, so that agents that died together do not return together."""
     success_cooldown_secs: float = 60.0
     """How long an always-on agent rests after it succeeded."""
+    strategy: Strategy = Strategy.ONE_FOR_ONE
+    """In Safety alone it may be another one."""
 
 
 @frozen

@@ -73,7 +73,7 @@ class Hold:
     """A durable stop of one agent that only a person ends."""
 
     reason: str
-    """crash_loop or drift."""
+    """crash_loop, drift or operator."""
     since: datetime
     detail: str = ""
 
@@ -124,6 +124,16 @@ class Stopping:
 
 
 @frozen
+class Regroup:
+    """Safety agents that are being restarted together (`policy.siblings`)."""
+
+    members: frozenset[str] = frozenset()
+    """Those that have not begun again since."""
+    not_before: float = -inf
+    """Trio seconds: the longest of the back-offs that count for them."""
+
+
+@frozen
 class State:
     """The whole factory, as the supervisor sees it. The collections are never changed in place."""
 
@@ -135,6 +145,8 @@ class State:
     queue: tuple[Request, ...] = ()
     """FIFO; at most one for each (agent, cause)."""
     stopping: Stopping | None = None
+    regroup: Regroup | None = None
+    """None while nobody is restarted together with others."""
     looked_at: bool = False
     """It is known which programs there are, and every agent was reconciled once."""
     disk_low: str | None = None

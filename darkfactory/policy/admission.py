@@ -36,6 +36,8 @@ class Surroundings:
     """Runs without a verdict, of all agents."""
     disk_low: str | None = None
     """`State.disk_low`."""
+    siblings: Queue | None = None
+    """What the agent waits for because it restarts together with others; None when it need not."""
 
 
 def admit(agent: AgentState, request: Request, around: Surroundings) -> Queue | Refuse | None:
@@ -81,6 +83,8 @@ def _wait(agent: AgentState, request: Request, around: Surroundings) -> Queue | 
         return Queue(request.delayed_by, f"for {request.not_before - around.when.at:.1f} s")
     if around.disk_low is not None:
         return Queue("disk", f"{around.disk_low}, min_free_bytes is {around.config.min_free_bytes}")
+    if around.siblings is not None:
+        return around.siblings
     if around.live_runs >= around.config.max_concurrent_runs:
         return Queue("max_concurrent_runs", f"{around.live_runs} runs live")
     return None

@@ -8,6 +8,7 @@ from darkfactory.model.actions import Severity, Stop, StopAgent
 from darkfactory.model.drift import CorrectionAction, DriftAlert
 from darkfactory.model.ends import Reason
 from darkfactory.model.state import Hold, Phase
+from darkfactory.policy import siblings
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.reconcile import stop_run
 
@@ -49,6 +50,7 @@ def hold(draft: Draft, name: str, reason: str, detail: str) -> None:
     agent = draft.change(name, hold=Hold(reason, draft.when.utc, detail))
     draft.record("held", Severity.ERROR, agent=name, reason=reason, detail=detail)
     draft.gate_moved = True  # what waits for this agent is refused there
+    siblings.join(draft, name)
     run = agent.run
     if run is not None and run.phase is not Phase.STOPPING:
         stop = Stop(Reason.CANCELLED, agent.definition.grace_secs, detail)

@@ -8,7 +8,7 @@ draws a random number, so a history can be replayed and a year can be tested in 
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from attrs import evolve
@@ -17,9 +17,9 @@ from darkfactory.model import actions, events
 from darkfactory.model.actions import Action, Cause, Queue, Refuse, Severity
 from darkfactory.model.ends import Reason
 from darkfactory.model.events import Event, Moment
-from darkfactory.model.fleet import OrchestratorConfig, Overlap
+from darkfactory.model.fleet import AgentLayer, OrchestratorConfig, Overlap
 from darkfactory.model.state import AgentState, Durable, Phase, Request, Run, State
-from darkfactory.policy import admission, correction, restart, shutdown
+from darkfactory.policy import admission, correction, restart, shutdown, siblings
 from darkfactory.policy.chance import fraction
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
@@ -68,10 +68,18 @@ def initial(
         draft.record("run_ended", Severity.WARNING, run=run_id, agent=name, reason=Reason.LOST.value)
     for (name, cause), (wanted_at, occurrence, attempt) in durable.pending.items():
         if name in draft.agents and (name, cause) not in forgotten:
-            # what was backing off goes on to; but never longer than it could have been told to, whatever the clock did
-            layer = config.layers[draft.agents[name].definition.layer]
-            wait = min((wanted_at - when.utc).total_seconds(), layer.backoff_max_secs * (1 + layer.backoff_jitter))
-            draft.queue.append(Request(name, cause, wanted_at, occurrence, attempt, not_before=when.at + wait))
+            definition = draft.agents[name].definition
+            if occurrence is not None and attempt == 1:
+                not_before, delayed_by = _jittered(draft, name, occurrence), "jitter"
+            else:
+                # what was backing off goes on to; but no longer than it could have been told to, whatever the clock did
+                layer = config.layers[definition.layer]
+                wait = min((wanted_at - when.utc).total_seconds(), layer.backoff_max_secs * (1 + layer.backoff_jitter))
+                not_before, delayed_by = when.at + wait, "backoff"
+            draft.queue.append(Request(name, cause, wanted_at, occurrence, attempt, not_before, delayed_by))
+    for name, agent in draft.agents.items():
+        if agent.hold is not None:
+            siblings.join(draft, name)
     for name in resume:
         _resume(draft, name)
     unknown = {*undeclared.cursors, *undeclared.holds}
@@ -139,6 +147,8 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             correction.correct(draft, event.alert)
         case events.StartAsked():
             _start_asked(draft, event)
+        case events.HoldAsked():
+            _hold_asked(draft, event)
         case events.ResumeAsked():
             _resume_asked(draft, event)
         case events.ShutdownAsked():
@@ -195,8 +205,7 @@ def _occurrence(draft: Draft, event: events.Spawn) -> None:
     if agent is None or agent.cursor is None or event.occurrence <= agent.cursor or draft.stopping is not None:
         return  # dealt with already; or, while stopping, left to the next start
     name = event.agent
-    jitter = agent.definition.jitter_secs * fraction("jitter", name, timestamp(event.occurrence))
-    not_before = draft.when.at + jitter
+    not_before = _jittered(draft, name, event.occurrence)
     request = Request(name, Cause.CRON, draft.when.utc, event.occurrence, not_before=not_before, delayed_by="jitter")
     superseded = _take_from_queue(draft, name, Cause.CRON)
     if superseded is not None:
@@ -218,6 +227,16 @@ def _occurrence(draft: Draft, event: events.Spawn) -> None:
         stop_run(draft, agent.run, Reason.CANCELLED, "a newer occurrence of its schedule has come")
     draft.queue.append(request)
     draft.gate_moved = True
+
+
+def _jittered(draft: Draft, name: str, occurrence: datetime) -> float:
+    """When an occurrence may start (Trio seconds): fixed by its scheduled time, however late it is told of.
+
+    It has come, also where the clock was set back since.
+    """
+    jitter = draft.agents[name].definition.jitter_secs * fraction("jitter", name, timestamp(occurrence))
+    late = max(0.0, (draft.when.utc - occurrence).total_seconds())
+    return draft.when.at + jitter - late
 
 
 def _take_from_queue(draft: Draft, name: str, cause: Cause) -> Request | None:
@@ -309,6 +328,8 @@ def _plan_again(draft: Draft, run: Run, reason: Reason, bad_ends: int) -> None:
         case Again.BACKED_OFF | Again.RETRIED | Again.REPEATED:
             delay = restart.backoff(bad_ends, layer, fraction(draft.seed, "backoff", run.id))
             delayed_by = "backoff"
+            if run.layer is AgentLayer.SAFETY:
+                siblings.join(draft, run.agent, draft.when.at + delay)
     if any(request.key == (run.agent, run.cause) for request in draft.queue):
         occurrence = timestamp(run.occurrence) if run.occurrence else None
         draft.record(
@@ -344,6 +365,13 @@ def _start_asked(draft: Draft, event: events.StartAsked) -> None:
     else:
         draft.outcomes[key] = starting = Queue("starting", "the factory is starting")
         enqueue(draft, Request(event.agent, Cause.OPERATOR, draft.when.utc), starting)
+
+
+def _hold_asked(draft: Draft, event: events.HoldAsked) -> None:
+    was_held = draft.agents[event.agent].hold is not None
+    if not was_held:
+        correction.hold(draft, event.agent, "operator", event.detail)
+    draft.actions.append(actions.Answer(event.request, actions.Held(was_held)))
 
 
 def _resume_asked(draft: Draft, event: events.ResumeAsked) -> None:

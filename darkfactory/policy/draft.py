@@ -16,7 +16,7 @@ from attrs import define, evolve, field
 from darkfactory.model.actions import Action, Admission, Record, Severity
 from darkfactory.model.events import Moment
 from darkfactory.model.fleet import OrchestratorConfig
-from darkfactory.model.state import AgentState, Durable, Request, Run, State, Stopping
+from darkfactory.model.state import AgentState, Durable, Regroup, Request, Run, State, Stopping
 
 
 @define(eq=False)
@@ -29,6 +29,7 @@ class Draft:
     runs: dict[str, str]
     queue: list[Request]
     stopping: Stopping | None
+    regroup: Regroup | None
     looked_at: bool
     disk_low: str | None
     wakes: list[tuple[float, str]]
@@ -54,6 +55,7 @@ class Draft:
             runs=dict(state.runs),
             queue=list(state.queue),
             stopping=state.stopping,
+            regroup=state.regroup,
             looked_at=state.looked_at,
             disk_low=state.disk_low,
             wakes=list(state.wakes),
@@ -71,6 +73,7 @@ class Draft:
             runs=self.runs,
             queue=tuple(self.queue),
             stopping=self.stopping,
+            regroup=self.regroup,
             looked_at=self.looked_at,
             disk_low=self.disk_low,
             wakes=tuple(self.wakes),

@@ -15,7 +15,7 @@ from darkfactory.model.actions import Cause, Queue, Refuse, Severity, StartRun, 
 from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import AgentLayer
 from darkfactory.model.state import Phase, Request, Run
-from darkfactory.policy import admission, limits
+from darkfactory.policy import admission, limits, siblings
 from darkfactory.policy.chance import token
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
@@ -23,6 +23,9 @@ from darkfactory.policy.history import timestamp
 
 def reconcile(draft: Draft) -> None:
     """Look at every touched agent, then send the queue through the gate if anything moved there."""
+    member = siblings.next_to_stop(draft)
+    if member is not None:
+        stop_run(draft, member, Reason.SIBLING, "it restarts together with another agent")
     while draft.touched:
         touched, draft.touched = draft.touched, {}
         for name in touched:
@@ -91,14 +94,20 @@ def drop(draft: Draft, request: Request, why: Refuse) -> None:
 
 def ask_gate(draft: Draft, request: Request) -> Queue | Refuse | None:
     """What the gate says to a request now; None admits."""
-    around = admission.Surroundings(draft.config, draft.when, len(draft.runs), draft.disk_low)
+    return _ask_gate(draft, request, siblings.obstacle(draft))
+
+
+def _ask_gate(draft: Draft, request: Request, obstacle: siblings.Obstacle | None) -> Queue | Refuse | None:
+    waits = obstacle.waits if obstacle is not None and request.agent in obstacle.members else None
+    around = admission.Surroundings(draft.config, draft.when, len(draft.runs), draft.disk_low, waits)
     return admission.admit(draft.agents[request.agent], request, around)
 
 
 def _pass_gate(draft: Draft) -> None:
+    obstacle = siblings.obstacle(draft)  # nothing that this pass does can make one
     waiting: list[Request] = []
-    for request in draft.queue:
-        answer = ask_gate(draft, request)
+    for request in siblings.in_start_order(draft):
+        answer = _ask_gate(draft, request, obstacle)
         match answer:
             case None:
                 _begin(draft, request)
@@ -109,6 +118,8 @@ def _pass_gate(draft: Draft) -> None:
                 waiting.append(evolve(request, waits_for=answer.reason))
                 if request.not_before > draft.when.at:
                     draft.wake(request.agent, request.not_before)
+                if obstacle is not None and answer is obstacle.waits and obstacle.until > draft.when.at:
+                    draft.wake(request.agent, obstacle.until)
             case Refuse():
                 drop(draft, request, answer)
             case _:
@@ -159,6 +170,7 @@ def _begin(draft: Draft, request: Request) -> None:
         restarts=agent.restarts + again,
         runs_on=(today, so_far + 1),
     )
+    siblings.begun(draft, definition.name)
     draft.outcomes[request.key] = Admitted(run_id)
     draft.record(
         "run_begun",

@@ -48,6 +48,7 @@ AFTER = {
     Reason.CORRECTED_SEVERE: After(counts=True, safety=Again.BACKED_OFF, others=Again.REPEATED),
     Reason.CORRECTED_MODERATE: _ENDED_FROM_OUTSIDE,
     Reason.CANCELLED: _ENDED_FROM_OUTSIDE,
+    Reason.SIBLING: _ENDED_FROM_OUTSIDE,
     Reason.SHUTDOWN: _ENDED_FROM_OUTSIDE,
     Reason.DISK: After(counts=False, safety=Again.RECONCILED, others=Again.CURED),
     Reason.LOST: _ENDED_FROM_OUTSIDE,

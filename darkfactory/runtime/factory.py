@@ -28,9 +28,18 @@ from darkfactory.devices.cgroup import NoCgroup
 from darkfactory.devices.machine import Machine, open_machine
 from darkfactory.devices.statedir import default_state_dir
 from darkfactory.errors import AgentNotFound, ConfigError, Fault, OrchestratorError
-from darkfactory.model.actions import Admission, Answer, Finish, Record, Resumed, Severity
+from darkfactory.model.actions import Admission, Answer, Finish, Held, Record, Resumed, Severity
 from darkfactory.model.drift import DriftAlert
-from darkfactory.model.events import DiskChecked, Drifted, Event, Moment, ResumeAsked, ShutdownAsked, StartAsked
+from darkfactory.model.events import (
+    DiskChecked,
+    Drifted,
+    Event,
+    HoldAsked,
+    Moment,
+    ResumeAsked,
+    ShutdownAsked,
+    StartAsked,
+)
 from darkfactory.model.fleet import AgentLayer, OrchestratorConfig
 from darkfactory.model.state import State
 from darkfactory.policy.decide import decide, initial
@@ -186,8 +195,18 @@ class AgentOrchestrator:
         AgentNotFound if there is none of that name. Cancelled while it waits, the request stands.
         """
         answer = await self._ask(agent, lambda when, number: StartAsked(when, agent, number))
-        assert not isinstance(answer.outcome, Resumed)
+        assert not isinstance(answer.outcome, Held | Resumed)
         return answer.outcome
+
+    async def hold(self, agent: str, detail: str = "by a person") -> bool:
+        """Hold an agent until a person resumes it, and stop its run; False if it was held already.
+
+        `detail` says why, to whoever reads the journal or the status. The hold outlives the factory. AgentNotFound if
+        there is none of that name. Cancelled while it waits, the request stands.
+        """
+        answer = await self._ask(agent, lambda when, number: HoldAsked(when, agent, detail, number))
+        assert isinstance(answer.outcome, Held)
+        return not answer.outcome.was_held
 
     async def resume(self, agent: str) -> bool:
         """End an agent's hold; False if it was not held. AgentNotFound if there is none of that name."""

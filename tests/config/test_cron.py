@@ -45,6 +45,8 @@ def test_what_fires_passes(expression):
         ("H(0-29)/10 * * * *", "draws its times"),
         ("R * * * *", "draws its times"),
         ("1,r(1-5) * * * *", "draws its times"),
+        ("0 0-0 * * *", "'0-0', which croniter reads as all values"),
+        ("0 2 * * 1,mon-mon", "'mon-mon', which"),
         ("0 0 31 2 *", "ever fires"),
         ("0 0 30 2 *", "ever fires"),
         ("60 * * * *", "ever fires"),

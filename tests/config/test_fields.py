@@ -21,6 +21,7 @@ from darkfactory.model.fleet import (
     Overlap,
     PromptVia,
     Secret,
+    Strategy,
     ToolConfig,
 )
 
@@ -67,6 +68,7 @@ CASES = {
         "backoff_max_secs": ("50", 50.0),
         "backoff_jitter": ("0", 0.0),
         "success_cooldown_secs": ("7", 7.0),
+        "strategy": ('"rest_for_one"', Strategy.REST_FOR_ONE),
     },
     CompoundReviewConfig: {
         "schedule": ('"@weekly"', "@weekly"),

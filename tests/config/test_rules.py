@@ -151,6 +151,14 @@ class TestLimits:
     def test_hold_for_the_top_too(self, fault, line):
         assert fault(f"{line}\n{AGENT}")[:2] == (line.partition(" ")[0], 1)
 
+    @pytest.mark.parametrize("layer", ["Core", "Growth"])
+    @pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
+    def test_only_safety_agents_restart_together(self, fault, layer, strategy):
+        path, line, problem, remedy = fault(f'{AGENT}[layers.{layer}]\nstrategy = "{strategy}"\n')
+        assert (path, line) == (f"layers.{layer}.strategy", 7)
+        assert problem.endswith("not together with others")
+        assert remedy == "it means something in [layers.Safety] alone"
+
     def test_back_off_cannot_begin_above_its_end(self, fault):
         assert fault(f'{AGENT}[layers.Core]\nbackoff_secs = "10m"\n')[:3] == (
             "layers.Core.backoff_secs",

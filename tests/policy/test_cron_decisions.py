@@ -6,7 +6,7 @@ from datetime import date
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darkfactory.model.actions import Record, StartRun
@@ -209,6 +209,35 @@ def test_jitter_spreads_agents_and_occurrences() -> None:
     world.passes(1600)
     delays |= {world.starts(name)[1] - 1000 for name in names}
     assert len({round(delay, 3) for delay in delays}) == 10
+
+
+@given(late=st.floats(0.0, 800.0))
+@settings(deadline=None)
+def test_jitter_counts_from_the_scheduled_time_however_late_that_is_told_of(late: float) -> None:
+    on_time, told_late = begin(jitter_secs=600.0), begin(jitter_secs=600.0)
+    on_time.due("job", 1000)
+    on_time.passes(1601)
+    told_late.due("job", 1000 + late, late=late)
+    told_late.passes(1801)
+    assert told_late.starts("job") == [pytest.approx(max(1000 + late, on_time.starts("job")[0]), abs=0.002)]
+
+
+def test_a_restart_of_the_factory_does_not_change_when_a_jittered_occurrence_starts() -> None:
+    world = begin(jitter_secs=600.0)
+    world.due("job", 1000)
+    starts_at = world.state.queue[0].not_before
+    assert starts_at > 1010
+    reborn = world.reborn(at=1005)
+    reborn.misses()
+    reborn.passes(starts_at + 1)
+    assert reborn.starts("job") == [pytest.approx(starts_at, abs=0.002)]
+    assert [record.data["reason"] for record in reborn.kinds("queued")] == ["jitter"]
+
+
+def test_an_occurrence_that_has_come_does_not_wait_for_a_clock_that_was_set_back() -> None:
+    world = begin()
+    world.due("job", 100, late=-10_000.0)
+    assert world.starts("job") == [100]
 
 
 def test_jitter_does_not_make_an_occurrence_too_old() -> None:

@@ -28,6 +28,7 @@ FATE: dict[Reason, tuple[bool, float, float | None]] = {
     Reason.CORRECTED_SEVERE: (True, 1.0, 1.0),
     Reason.CORRECTED_MODERATE: (False, 0.0, None),
     Reason.CANCELLED: (False, 0.0, None),
+    Reason.SIBLING: (False, 0.0, None),
     Reason.SHUTDOWN: (False, 0.0, None),
     Reason.DISK: (False, 0.0, 0.0),
     Reason.LOST: (False, 0.0, None),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
-from functools import cache
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -12,15 +11,14 @@ from hypothesis import strategies as st
 
 from darkfactory.errors import SchedulerError
 from darkfactory.policy.schedule import Due, Schedule, ScheduledAgent
+from tests.cron_oracle import CRONS, DAILY, DAY, MINUTE, ZONES, Cron, nights
 
 from .world import SAFETY, World, agent
 
 BERLIN = ZoneInfo("Europe/Berlin")
 GMT = ZoneInfo("UTC")
-ZONES = ["UTC", "Europe/Berlin", "America/New_York", "America/Havana", "Africa/Cairo", "Pacific/Chatham"]
-"""Havana and Cairo skip midnight itself."""
-
-MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+LORD_HOWE = ZoneInfo("Australia/Lord_Howe")
+NIGHTS = [(zone, change) for zone in ZONES for change in sorted(nights(zone))]
 
 
 def utc(text: str) -> datetime:
@@ -145,46 +143,56 @@ def test_a_schedule_of_every_hour_goes_on_through_both_hours(expression: str) ->
     ]
 
 
-@given(st.sampled_from(ZONES), st.data())
-@settings(deadline=None)
-def test_an_oracle_that_looks_at_every_civil_time_agrees(zone_name: str, data: st.DataObject) -> None:
-    """Around both nights of the year on which the zone changes its clock, day by day."""
-    zone = ZoneInfo(zone_name)
-    minutes = data.draw(st.lists(st.integers(0, 59), min_size=1, max_size=3, unique=True))
-    hours = data.draw(st.none() | st.lists(st.sampled_from([0, 1, 2, 3, 4, 23]), min_size=1, max_size=3, unique=True))
-    after = data.draw(st.sampled_from(_changes(zone))) + data.draw(st.integers(-1500, 300)) * MINUTE
+@pytest.mark.parametrize(("zone", "change"), NIGHTS, ids=[f"{zone}-{change}" for zone, change in NIGHTS])
+@given(st.one_of(DAILY, DAILY, CRONS), st.data())
+@settings(deadline=None, max_examples=8)
+def test_an_oracle_that_looks_at_the_clock_every_minute_agrees(
+    zone: str, change: str, cron: Cron, data: st.DataObject
+) -> None:
+    """Around the nights in which the zone changed its clock, ever since 1980."""
+    night = data.draw(st.sampled_from(nights(zone)[change]))
+    after = night + data.draw(st.integers(-1500, 300)) * MINUTE
     until = after + 2 * DAY
-    expression = f"{','.join(map(str, minutes))} {','.join(map(str, hours)) if hours else '*'} * * *"
-    expected: set[datetime] = set()
-    for day in range(-2, 5):
-        for hour in hours or range(24):
-            for minute in minutes:
-                expected |= _instants_of(after.date() + day * DAY, hour, minute, zone, every_hour=hours is None)
-    assert occurrences(expression, zone, after, until) == sorted(at for at in expected if after < at <= until)
+    expected = cron.occurrences(ZoneInfo(zone), after, until)
+    assert occurrences(cron.text, ZoneInfo(zone), after, until) == expected
 
 
-@cache
-def _changes(zone: ZoneInfo) -> list[datetime]:
-    hours = [utc("2026-01-01T00:00") + hour * HOUR for hour in range(365 * 24)]
-    changed = [at for at in hours if at.astimezone(zone).utcoffset() != (at - HOUR).astimezone(zone).utcoffset()]
-    return changed or [utc("2026-03-29T01:00")]
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("48 * * * *", ["00:48 +11", "01:48 +11", "01:48 +1030", "02:48 +1030"]),
+        ("48 1 * * *", ["01:48 +11"]),
+        ("15 * * * *", ["00:15 +11", "01:15 +11", "02:15 +1030"]),
+    ],
+)
+def test_half_an_hour_that_is_repeated_counts_for_schedules_of_every_hour(expression: str, expected: list[str]) -> None:
+    """Lord Howe, whose clocks go from 02:00 back to 01:30: croniter itself skips the second 01:48."""
+    found = occurrences(expression, LORD_HOWE, utc("2026-04-04T13:00"), utc("2026-04-04T16:30"))
+    assert [f"{at.astimezone(LORD_HOWE):%H:%M %Z}" for at in found] == expected
 
 
-def _instants_of(day: date, hour: int, minute: int, zone: ZoneInfo, *, every_hour: bool) -> set[datetime]:
-    naive = datetime(day.year, day.month, day.day, hour, minute)  # noqa: DTZ001 -- a civil time that may not exist
-    folds = [naive.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)]
-    real = sorted({at for at in folds if at.astimezone(zone).replace(tzinfo=None) == naive})
-    if real:
-        return set(real) if every_hour else {real[0]}
-    if every_hour:
-        return set()
-    gap_end = min(folds)  # read with the offset after the gap: before the change; go on to it
-    while gap_end.astimezone(zone).replace(tzinfo=None) < naive:
-        gap_end += MINUTE
-    return {gap_end}
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("15 * * * *", ["01:15 +1030", "03:15 +11"]),
+        ("45 * * * *", ["01:45 +1030", "02:45 +11"]),
+        ("15 2 * * *", ["02:30 +11"]),
+    ],
+)
+def test_half_an_hour_that_is_skipped(expression: str, expected: list[str]) -> None:
+    """Lord Howe, whose clocks go from 02:00 on to 02:30: for every hour the skipped time does not exist."""
+    found = occurrences(expression, LORD_HOWE, utc("2026-10-03T14:30"), utc("2026-10-03T16:30"))
+    assert [f"{at.astimezone(LORD_HOWE):%H:%M %Z}" for at in found] == expected
 
 
-@given(EXPRESSIONS, st.sampled_from([*ZONES, "Australia/Lord_Howe"]), INSTANTS)
+def test_a_day_that_is_skipped_runs_at_the_first_instant_after_it() -> None:
+    """Samoa went from 29 to 31 December 2011."""
+    apia = ZoneInfo("Pacific/Apia")
+    found = occurrences("0 3,15 * * *", apia, utc("2011-12-29T11:00"), utc("2011-12-30T14:00"))
+    assert [f"{at.astimezone(apia):%d %H:%M}" for at in found] == ["29 03:00", "29 15:00", "31 00:00", "31 03:00"]
+
+
+@given(EXPRESSIONS, st.sampled_from(ZONES), INSTANTS)
 @settings(deadline=None)
 def test_next_is_always_later(expression: str, zone: str, instant: datetime) -> None:
     schedule = Schedule(expression, ZoneInfo(zone))

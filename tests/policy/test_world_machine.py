@@ -17,6 +17,7 @@ from darkfactory.model.ends import Reason, Verdict
 from darkfactory.model.events import (
     Drifted,
     Event,
+    HoldAsked,
     OutputSeen,
     ResumeAsked,
     RunEnded,
@@ -27,7 +28,7 @@ from darkfactory.model.events import (
     Tick,
     ToolsChecked,
 )
-from darkfactory.model.fleet import STOP_ORDER, LayerConfig, Overlap
+from darkfactory.model.fleet import STOP_ORDER, LayerConfig, OrchestratorConfig, Overlap, Strategy
 from darkfactory.policy.history import durable_of, fold, line_of, snapshot
 from darkfactory.policy.restart import AFTER
 
@@ -36,6 +37,7 @@ from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent, fleet, moment
 AGENTS = (
     agent("watch", SAFETY),
     agent("announcing", SAFETY, timeout_secs=500.0),
+    agent("third", SAFETY),
     agent("off", SAFETY, enabled=False),
     agent("nightly", CORE, retries=2),
     agent("queueing", CORE, overlap=Overlap.QUEUE, jitter_secs=30.0),
@@ -50,16 +52,36 @@ ENDS = [reason for reason in Reason if reason not in (Reason.LOST, Reason.SHUTDO
 class Factory(RuleBasedStateMachine):
     """The rules are what can happen; what the factory may do about it is checked at every action."""
 
-    @initialize(cap=st.integers(1, 6), max_restarts=st.integers(0, 3))
+    strategy = Strategy.ONE_FOR_ONE
+
+    @initialize(cap=st.integers(1, 7), max_restarts=st.integers(0, 3))
     def begin(self, cap: int, max_restarts: int) -> None:
         layer = LayerConfig(max_restarts=max_restarts, period_secs=300.0, success_cooldown_secs=20.0)
-        self.world = World(fleet(*AGENTS, layer=layer, max_concurrent_runs=cap))
+        self.world = World(self.fleet(layer, cap))
         self.layer = layer
+        self.old: list[tuple[set[str], set[str]]] = []
+        """For each bad end and hold: whom it restarts, and which of their runs lived then and live yet."""
         self.bad_ends: dict[str, list[float]] = {}
         self.missing: set[str] = set()
         self.occurrences: set[tuple[str, object]] = set()
         self.killed = False
         self.tell(ToolsChecked(moment(0), {}))
+
+    def fleet(self, layer: LayerConfig, cap: int) -> OrchestratorConfig:
+        config = fleet(*AGENTS, layer=layer, max_concurrent_runs=cap)
+        return evolve(config, layers={**config.layers, SAFETY: evolve(layer, strategy=self.strategy)})
+
+    def restarted_with(self, name: str) -> set[str]:
+        """Whom the strategy restarts with an agent, itself included."""
+        group = [definition.name for definition in AGENTS if definition.layer is SAFETY and definition.enabled]
+        if name not in group or self.strategy is Strategy.ONE_FOR_ONE:
+            return {name}
+        return set(group if self.strategy is Strategy.ONE_FOR_ALL else group[group.index(name) :])
+
+    def restarts(self, name: str) -> None:
+        """A bad end or a hold of that agent happens."""
+        together = self.restarted_with(name)
+        self.old.append((together, {run for run, order in self.world.orders.items() if order.agent in together}))
 
     def tell(self, event: Event) -> None:
         held = {name for name, state in self.world.state.agents.items() if state.hold is not None}
@@ -74,13 +96,17 @@ class Factory(RuleBasedStateMachine):
                     self.bad_ends.pop(action.data["agent"], None)
                 case actions.Record(kind="held"):
                     held.add(action.data["agent"])
+                    self.restarts(action.data["agent"])
                 case actions.Record(kind="run_begun"):
                     begun.add(action.data["run"])
                 case actions.StartRun():
                     assert action.run_id in begun, "the journal knows it first"
                     assert action.agent not in living, "never two runs of an agent"
                     assert not was_stopping
-                    assert action.agent not in held
+                    assert not any(action.agent in self.restarted_with(name) for name in held), "nor one of its group"
+                    for together, runs in self.old:
+                        mixed = runs & self.world.orders.keys() if action.agent in together else set()
+                        assert not mixed, "never two generations of a group"
                     assert action.agent != "off"
                     assert action.agent not in self.missing
                     recent = [at for at in self.bad_ends.get(action.agent, ()) if at > event.when.at - 300.0]
@@ -125,17 +151,49 @@ class Factory(RuleBasedStateMachine):
         self.tell(OutputSeen(self.world.now(), self.live_run(data).run_id, output_bytes, finished))
 
     @alive
-    @rule(data=st.data(), reason=st.sampled_from(ENDS))
-    def run_ends(self, data: st.DataObject, reason: Reason) -> None:
+    @rule(data=st.data(), reason=st.sampled_from(ENDS), obeys=st.sampled_from([True, True, False]))
+    def run_ends(self, data: st.DataObject, reason: Reason, obeys: bool) -> None:
+        """One that is told to stop may just have ended by itself."""
         order = self.live_run(data)
         stop = self.world.stops.get(order.run_id)
-        if stop is not None:
-            reason = stop.reason
+        self.ends(order.run_id, stop.reason if stop is not None and obeys else reason)
+
+    def ends(self, run_id: str, reason: Reason) -> None:
+        order = self.world.orders.pop(run_id)
+        self.world.stops.pop(run_id, None)
         if AFTER[reason].counts:
+            assert reason is not Reason.SIBLING
             self.bad_ends.setdefault(order.agent, []).append(self.world.at)
-        del self.world.orders[order.run_id]
-        self.world.stops.pop(order.run_id, None)
-        self.tell(RunEnded(self.world.now(), order.run_id, Verdict(reason, "because"), 0))
+            if order.layer is SAFETY:
+                self.restarts(order.agent)
+        self.tell(RunEnded(self.world.now(), run_id, Verdict(reason, "because"), 0))
+
+    @precondition(lambda self: self.world.state.stopping is None)
+    @rule()
+    def nothing_fails_for_a_while(self) -> None:
+        """Then all that is enabled and not held, or down with one that is, runs again, as far as there is room."""
+        self.tools_checked(set())
+        waited = 0.0
+        while not self.all_is_well():
+            assert waited < 400.0
+            for run_id, order in list(self.world.orders.items()):
+                if run_id in self.world.stops:
+                    self.ends(run_id, self.world.stops[run_id].reason)
+                elif order.layer is not SAFETY:
+                    self.ends(run_id, Reason.SUCCEEDED)
+                else:
+                    self.tell(OutputSeen(self.world.now(), run_id, 1, False))
+            self.time_passes(5.0)
+            waited += 5.0
+
+    def all_is_well(self) -> bool:
+        down = {"off"}.union(
+            *(self.restarted_with(name) for name, state in self.world.state.agents.items() if state.hold is not None)
+        )
+        wanted = {agent.name for agent in AGENTS if agent.layer is SAFETY} - down
+        running = {order.agent for order in self.world.orders.values() if order.run_id not in self.world.stops}
+        full = len(running) == self.world.config.max_concurrent_runs
+        return wanted <= running or (full and running <= wanted)
 
     @going
     @rule(name=st.sampled_from(["nightly", "queueing", "restarting"]), ago=st.floats(0.0, 5000.0))
@@ -147,6 +205,12 @@ class Factory(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES), number=st.integers(1, 1000))
     def start_asked(self, name: str, number: int) -> None:
         self.tell(StartAsked(self.world.now(), name, number))
+        assert number in self.world.answers
+
+    @going
+    @rule(name=st.sampled_from(NAMES), number=st.integers(2001, 3000))
+    def hold_asked(self, name: str, number: int) -> None:
+        self.tell(HoldAsked(self.world.now(), name, "why", number))
         assert number in self.world.answers
 
     @going
@@ -185,6 +249,14 @@ class Factory(RuleBasedStateMachine):
         for name, state in world.state.agents.items():
             assert (state.run is not None) == world.lives(name)
         assert len(world.orders) <= world.config.max_concurrent_runs
+
+    @invariant()
+    def only_an_agents_own_bad_ends_count(self) -> None:
+        since = self.world.at - self.layer.period_secs
+        for name, state in self.world.state.agents.items():
+            assert [at for at in state.bad_ends if at > since] == [
+                at for at in self.bad_ends.get(name, ()) if at > since
+            ]
 
     @invariant()
     def the_queue_holds_one_request_for_each_key(self) -> None:
@@ -246,5 +318,16 @@ def _to_micro(at: float) -> float:
     return (moment(at).utc - EPOCH).total_seconds()
 
 
-Factory.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+class OneForAll(Factory):
+    strategy = Strategy.ONE_FOR_ALL
+
+
+class RestForOne(Factory):
+    strategy = Strategy.REST_FOR_ONE
+
+
+for machine in (Factory, OneForAll, RestForOne):
+    machine.TestCase.settings = settings(max_examples=40, stateful_step_count=60, deadline=None)
 test_the_world_against_decide = Factory.TestCase
+test_one_for_all_against_decide = OneForAll.TestCase
+test_rest_for_one_against_decide = RestForOne.TestCase

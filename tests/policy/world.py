@@ -14,6 +14,7 @@ from darkfactory.model.ends import Reason, Verdict
 from darkfactory.model.events import (
     Drifted,
     Event,
+    HoldAsked,
     MemoryExceeded,
     Moment,
     OutputSeen,
@@ -149,6 +150,12 @@ class World:
         """An operator asks for a run; the answer."""
         number = len(self.answers)
         self.tell(StartAsked(self.now(at), name, number))
+        return self.answers[number]
+
+    def holds(self, name: str, at: float | None = None) -> object:
+        """An operator holds an agent; the answer."""
+        number = len(self.answers)
+        self.tell(HoldAsked(self.now(at), name, "being mended", number))
         return self.answers[number]
 
     def resumes(self, name: str, at: float | None = None) -> object:

@@ -191,6 +191,33 @@ def test_bad_usage_exits_2_without_a_traceback(words: tuple[str, ...]) -> None:
     assert "Traceback" not in refused.stderr
 
 
+def test_a_held_group_stays_down_until_resume_brings_it_back_in_order(tmp_path: Path) -> None:
+    """The second agent fails until there is a file; the first is restarted with it."""
+    group = '[layers.Safety]\nstrategy = "one_for_all"\nmax_restarts = 0\n'
+    second = '[[agents]]\nname = "second"\nlayer = "Safety"\ncli_tool = "bash"\ntask = "test -e mended && sleep 1000"\n'
+    file = write(tmp_path, "echo ready; sleep 1000", group + second)
+    with running(file) as process:
+        until(lambda: len(journal(file, "run_ended")) == 2, process)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    assert [line["agent"] for line in journal(file, "held")] == ["second"]
+    assert sorted(line["reason"] for line in journal(file, "run_ended")) == ["failed", "sibling"]
+
+    (tmp_path / "work" / "mended").touch()
+    with running(file) as process:
+        until(lambda: len(journal(file, "queued")) > 1, process)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    assert journal(file, "queued")[-1]["detail"] == "until second is resumed"
+    assert len(journal(file, "run_begun")) == 2
+
+    with running(file, "--resume", "second") as process:
+        until(lambda: len(journal(file, "run_started")) == 4, process)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    assert [line["agent"] for line in journal(file, "run_begun")[2:]] == ["watch", "second"]
+
+
 def test_an_unknown_agent_to_resume_exits_2_and_writes_nothing(fleet: Path) -> None:
     refused = darkfactory(fleet, "--resume", "watch", "--resume", "wotch")
     assert refused.returncode == 2
