@@ -156,6 +156,8 @@ class Followed:
 
     _files: tuple[_File, ...]
     _sink: Sink
+    _turn: trio.Lock
+    """Held while a chunk is read and fed, one at a time among all runs. See `Follower`."""
     _forget: Callable[[Followed], None]
     _lock: trio.Lock = Factory(trio.Lock)
     """Held by whoever feeds the sink: the reading task, at last `finish`."""
@@ -218,21 +220,26 @@ class Followed:
         for file in self._files:
             count = 0
             while limit is None or count < limit:
-                offset = file.offset
-                size = file.read(self._sink)
+                async with self._turn:
+                    offset = file.offset
+                    size = file.read(self._sink)
                 told = told or size > 0 or file.offset != offset
                 if not size:
                     break
                 count += size
-                await trio.lowlevel.checkpoint()
         return told
 
 
 @define(eq=False)
 class Follower:
-    """The follower service of a factory: one inotify instance, and a task for each run while it is served."""
+    """The follower service of a factory: one inotify instance, and a task for each run while it is served.
+
+    The tasks take turns, a chunk each. When a hundred runs flood, all their tasks are ready at once, and whoever else
+    is ready would wait until each had read its chunk; so between any two chunks everybody else has a go.
+    """
 
     _open_inotify: Callable[[], Inotify] = Inotify
+    _turn: trio.Lock = Factory(trio.Lock)
     _all: set[Followed] = Factory(set)
     _serving: tuple[trio.Nursery, _Watches] | None = None
 
@@ -241,7 +248,8 @@ class Follower:
 
         May be called before, while and after it is served; `Followed.finish` must follow.
         """
-        followed = Followed(tuple(_File(stream, fd) for stream, fd in files.items()), sink, forget=self._all.discard)
+        opened = tuple(_File(stream, fd) for stream, fd in files.items())
+        followed = Followed(opened, sink, self._turn, forget=self._all.discard)
         self._all.add(followed)
         if self._serving is not None:
             nursery, watches = self._serving
