@@ -104,7 +104,11 @@ class ScheduledAgent:
         first = self.upcoming
         if first is None or first > now:
             return None
-        newest = self.schedule.newest(first, now) or first
+        newest = first
+        following = self.schedule.after(first)  # as a rule nothing was missed, and this is all that is to be computed
+        if following is not None and following <= now:
+            newest = self.schedule.newest(following, now) or following
+            following = self.schedule.after(newest)
         self.cursor = newest
-        self.upcoming = self.schedule.after(newest)
+        self.upcoming = following
         return Due(self.name, newest, first if newest != first else None)
