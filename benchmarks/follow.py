@@ -1,0 +1,140 @@
+"""What does following output cost the children, and how many lines a second are counted?
+
+Ten children write 200,000 lines of 100 bytes, one write(2) each; once with nobody reading, once as runs of a real
+factory, in turns. The children's time is from the common start to the last one's end. Lines a second: until the last
+of them was counted.
+
+    python benchmarks/follow.py [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import structlog
+import trio
+from common import print_table
+
+import darkfactory
+from darkfactory.model.signals import Stream
+from darkfactory.runtime import agent_run
+from darkfactory.runtime.intake import Intake
+
+CHILDREN = 10
+LINES = 200_000
+CHILD = """
+import os, sys, time
+go, ends, lines = sys.argv[1], sys.argv[2], int(sys.argv[3])
+line = b'x' * 99 + b'\\n'
+patience = time.monotonic() + 30
+while not os.path.exists(go) and time.monotonic() < patience: time.sleep(0.002)
+for _ in range(lines): os.write(1, line)
+at = time.monotonic()
+fd = os.open(ends, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+os.write(fd, b'%f\\n' % at)
+"""
+
+
+class Counting(Intake):
+    """The run's own sink, that remembers when it was fed last."""
+
+    made: ClassVar[list[Counting]] = []
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.fed_at = 0.0
+        self.made.append(self)
+
+    def feed(self, stream: Stream, data: bytes) -> None:
+        """Count, and look at the clock."""
+        super().feed(stream, data)
+        self.fed_at = time.monotonic()
+
+    @property
+    def lines(self) -> int:
+        """Of stdout, so far."""
+        return self._splitters[Stream.STDOUT].lines
+
+
+def command(directory: Path) -> tuple[str, ...]:
+    """A child that waits for the file `go` and writes its end into the file `ends`."""
+    return (sys.executable, "-S", "-c", CHILD, str(directory / "go"), str(directory / "ends"), str(LINES))
+
+
+def ended(directory: Path) -> list[float]:
+    """The children's ends so far."""
+    ends = directory / "ends"
+    return [float(line) for line in ends.read_text().splitlines()] if ends.exists() else []
+
+
+def unread(directory: Path) -> float:
+    """The children's time with nobody reading."""
+    children = []
+    for number in range(CHILDREN):
+        with (directory / f"out-{number}").open("ab") as output:
+            children.append(subprocess.Popen(command(directory), stdout=output))
+    time.sleep(0.5)
+    begun = time.monotonic()
+    (directory / "go").touch()
+    for child in children:
+        child.wait()
+    return max(ended(directory)) - begun
+
+
+async def followed(directory: Path) -> tuple[float, float, int]:
+    """The children's time as runs of a factory; the time until the last line was counted; the lines counted."""
+    Counting.made.clear()
+    agents = tuple(
+        darkfactory.AgentDefinition(f"writer-{number}", darkfactory.AgentLayer.GROWTH, "writer", "write")
+        for number in range(CHILDREN)
+    )
+    fleet = darkfactory.OrchestratorConfig(
+        working_dir=directory,
+        state_dir=directory / "state",
+        agents=agents,
+        tools={"writer": darkfactory.ToolConfig(command(directory))},
+        max_concurrent_runs=CHILDREN,
+    )
+    async with darkfactory.open_factory(fleet) as factory:
+        for agent in agents:
+            await factory.start(agent.name)
+        await factory.wait_statuses(lambda statuses: all(status.condition == "running" for status in statuses))
+        await trio.sleep(0.5)
+        begun = time.monotonic()
+        (directory / "go").touch()
+        await factory.wait_statuses(lambda statuses: not any(status.running for status in statuses))
+    counted = max(sink.fed_at for sink in Counting.made) - begun
+    return max(ended(directory)) - begun, counted, sum(sink.lines for sink in Counting.made)
+
+
+def main() -> None:
+    """Print the table."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(Path(os.devnull).open("w")))
+    agent_run.Intake = Counting
+    rows, ratios, rates = [], [], []
+    for number in range(1, rounds + 1):
+        with tempfile.TemporaryDirectory(prefix="darkfactory-follow-") as name:
+            alone = unread(Path(name))
+        with tempfile.TemporaryDirectory(prefix="darkfactory-follow-") as name:
+            children, counted, lines = trio.run(followed, Path(name))
+        ratios.append(children / alone)
+        rates.append(lines / counted)
+        lost = CHILDREN * LINES - lines
+        rows.append(
+            (number, f"{alone:.2f}", f"{children:.2f}", f"{ratios[-1]:.2f}", f"{rates[-1] / 1e6:.2f}", lines, lost)
+        )
+    rows.append(("median", "", "", f"{statistics.median(ratios):.2f}", f"{statistics.median(rates) / 1e6:.2f}", "", ""))
+    head = ("round", "unread, s", "followed, s", "ratio", "M lines/s", "lines counted", "lost")
+    print_table(f"Following {CHILDREN} children x {LINES:,} lines of 100 bytes", head, rows)
+
+
+if __name__ == "__main__":
+    main()
