@@ -10,8 +10,6 @@ import re
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from croniter import CroniterError, croniter
-
 from darkfactory.config import words
 from darkfactory.config.finding import Misfit
 
@@ -22,6 +20,8 @@ _DRAWN = re.compile(r"(?<![A-Za-z])[HhRr](?![A-Za-z])")
 
 def validate(expression: str, zone: ZoneInfo) -> None:
     """Misfit unless the expression has five fields or is an alias, and has a next time in that zone."""
+    from croniter import CroniterError, croniter  # here: a fleet without schedules need not wait for its import
+
     found = words.shown(expression)
     fields = expression.split()
     if len(fields) == 1 and fields[0].startswith("@"):

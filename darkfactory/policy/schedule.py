@@ -8,13 +8,15 @@ which occurrences were dealt with, and the clock is only ever asked "what is due
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from attrs import define, field, frozen
-from croniter import croniter
-from croniter.croniter import CroniterBadDateError, CroniterError
 
 from darkfactory.errors import SchedulerError
+
+if TYPE_CHECKING:  # imported where it is used: a fleet without schedules need not wait for that
+    from croniter import croniter
 
 
 @define(eq=False)
@@ -34,6 +36,8 @@ class Schedule:
     """The instant behind which the iterator stands (UTC)."""
 
     def __attrs_post_init__(self) -> None:
+        from croniter import CroniterError, croniter
+
         self._at = datetime(2000, 1, 1, tzinfo=UTC)
         try:
             # the start must be in the zone itself: from UTC or a fixed offset croniter drifts an hour all summer
@@ -44,6 +48,8 @@ class Schedule:
 
     def after(self, instant: datetime) -> datetime | None:
         """The first occurrence after `instant`, in UTC; None when there is none in the years that croniter looks at."""
+        from croniter import CroniterBadDateError
+
         if instant != self._at:
             self._iterator.set_current(instant.astimezone(self.zone), force=True)
         while True:
