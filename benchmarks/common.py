@@ -1,13 +1,19 @@
-"""What the figures have in common: percentiles, a table, a directory that is gone afterwards."""
+"""What the figures have in common: percentiles, a table, silence."""
 
 from __future__ import annotations
 
 import platform
-import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 
+import structlog
 import trio
+
+from darkfactory.devices.clock import SystemClock
+
+
+def silence() -> None:
+    """Have nothing logged; what was measured is the table."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -28,5 +34,4 @@ def print_table(title: str, head: Iterable[str], rows: Iterable[Iterable[object]
     for row in (head, ["---"] * len(head), *rows):
         print("| " + " | ".join(map(str, row)) + " |")
     versions = f"Python {platform.python_version()}, trio {trio.__version__}, {platform.system()} {platform.release()}"
-    print(f"\n{datetime.now(UTC):%Y-%m-%d}, {versions}", flush=True)
-    sys.stdout.flush()
+    print(f"\n{SystemClock().utc():%Y-%m-%d}, {versions}", flush=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from time import perf_counter
+from time import thread_time
 from zoneinfo import ZoneInfo
 
 from common import print_table, spread
@@ -27,7 +27,9 @@ DAY_MINUTES = 24 * 60
 def spread_out(chance: random.Random) -> str:
     """A daily or weekly time, now and then an hourly one."""
     minute, hour, weekday = chance.randrange(60), chance.randrange(24), chance.randrange(7)
-    return chance.choice([f"{minute} {hour} * * *"] * 6 + [f"{minute} {hour} * * {weekday}"] * 3 + [f"{minute} * * * *"])
+    return chance.choice(
+        [f"{minute} {hour} * * *"] * 6 + [f"{minute} {hour} * * {weekday}"] * 3 + [f"{minute} * * * *"]
+    )
 
 
 def ticks(expressions: Sequence[str], zone: str) -> tuple[list[float], int]:
@@ -40,9 +42,9 @@ def ticks(expressions: Sequence[str], zone: str) -> tuple[list[float], int]:
     took, found = [], 0
     for minute in range(1, DAY_MINUTES + 1):
         now = START + timedelta(minutes=minute)
-        begun = perf_counter()
-        due = list(timetable._due(now))
-        took.append(perf_counter() - begun)
+        begun = thread_time()
+        due = list(timetable._due(now))  # noqa: SLF001 - a tick, without its sleep
+        took.append(thread_time() - begun)
         found += len(due)
     return took, found
 
@@ -62,7 +64,7 @@ def main() -> None:
             each = 1e6 * sum(took) / found
             rows.append((what, zone, found, f"{mean:.3f}", *spread(took), f"{each:.0f}"))
     head = ("schedules", "zone", "occurrences", "mean", "p50", "p99", "max", "us an occurrence")
-    print_table(f"A tick of the timetable at {AGENTS:,} agents, ms ({DAY_MINUTES} ticks)", head, rows)
+    print_table(f"A tick of the timetable at {AGENTS:,} agents, ms of processor time ({DAY_MINUTES} ticks)", head, rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What does following output cost the children, and how many lines a second are counted?
 
 Ten children write 200,000 lines of 100 bytes, one write(2) each; once with nobody reading, once as runs of a real
-factory, in turns. The children's time is from the common start to the last one's end. Lines a second: until the last
+factory, in turns; each in a session of its own, since the kernel shares processors out by session (autogroup). The
+children's time is from the common start to the last one's end. Lines a second: until the last
 of them was counted.
 
     python benchmarks/follow.py [ROUNDS]
@@ -9,18 +10,16 @@ of them was counted.
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-import structlog
 import trio
-from common import print_table
+from common import print_table, silence
 
 import darkfactory
 from darkfactory.model.signals import Stream
@@ -31,14 +30,16 @@ CHILDREN = 10
 LINES = 200_000
 CHILD = """
 import os, sys, time
-go, ends, lines = sys.argv[1], sys.argv[2], int(sys.argv[3])
+directory, lines = sys.argv[1], int(sys.argv[2])
 line = b'x' * 99 + b'\\n'
-patience = time.monotonic() + 30
-while not os.path.exists(go) and time.monotonic() < patience: time.sleep(0.002)
+def stamp(name):
+    fd = os.open(directory + name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, b'%f\\n' % time.monotonic())
+stamp('/ready')
+patience = time.monotonic() + 60
+while not os.path.exists(directory + '/go') and time.monotonic() < patience: time.sleep(0.002)
 for _ in range(lines): os.write(1, line)
-at = time.monotonic()
-fd = os.open(ends, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-os.write(fd, b'%f\\n' % at)
+stamp('/ends')
 """
 
 
@@ -64,28 +65,34 @@ class Counting(Intake):
 
 
 def command(directory: Path) -> tuple[str, ...]:
-    """A child that waits for the file `go` and writes its end into the file `ends`."""
-    return (sys.executable, "-S", "-c", CHILD, str(directory / "go"), str(directory / "ends"), str(LINES))
+    """A child that says when it is ready, waits for the file `go`, writes, and says when it has ended."""
+    return (sys.executable, "-S", "-c", CHILD, str(directory), str(LINES))
 
 
-def ended(directory: Path) -> list[float]:
-    """The children's ends so far."""
-    ends = directory / "ends"
-    return [float(line) for line in ends.read_text().splitlines()] if ends.exists() else []
+def times(directory: Path, what: str) -> list[float]:
+    """What the children have stamped so far into the file `ready` or `ends`."""
+    file = directory / what
+    return [float(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def unread(directory: Path) -> float:
-    """The children's time with nobody reading."""
-    children = []
-    for number in range(CHILDREN):
-        with (directory / f"out-{number}").open("ab") as output:
-            children.append(subprocess.Popen(command(directory), stdout=output))
-    time.sleep(0.5)
+async def go(directory: Path) -> float:
+    """Wait until all children are ready, and let them begin; the time."""
+    await trio.lowlevel.checkpoint()
+    while len(times(directory, "ready")) < CHILDREN:  # noqa: ASYNC110 - other processes tell by file
+        await trio.sleep(0.01)
     begun = time.monotonic()
     (directory / "go").touch()
-    for child in children:
-        child.wait()
-    return max(ended(directory)) - begun
+    return begun
+
+
+async def unread(directory: Path) -> float:
+    """The children's time with nobody reading."""
+    async with trio.open_nursery() as nursery:
+        for number in range(CHILDREN):
+            output = (directory / f"out-{number}").open("ab")  # closed with its child
+            nursery.start_soon(partial(trio.run_process, command(directory), stdout=output, start_new_session=True))
+        begun = await go(directory)
+    return max(times(directory, "ends")) - begun
 
 
 async def followed(directory: Path) -> tuple[float, float, int]:
@@ -105,24 +112,21 @@ async def followed(directory: Path) -> tuple[float, float, int]:
     async with darkfactory.open_factory(fleet) as factory:
         for agent in agents:
             await factory.start(agent.name)
-        await factory.wait_statuses(lambda statuses: all(status.condition == "running" for status in statuses))
-        await trio.sleep(0.5)
-        begun = time.monotonic()
-        (directory / "go").touch()
+        begun = await go(directory)
         await factory.wait_statuses(lambda statuses: not any(status.running for status in statuses))
     counted = max(sink.fed_at for sink in Counting.made) - begun
-    return max(ended(directory)) - begun, counted, sum(sink.lines for sink in Counting.made)
+    return max(times(directory, "ends")) - begun, counted, sum(sink.lines for sink in Counting.made)
 
 
 def main() -> None:
     """Print the table."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    structlog.configure(logger_factory=structlog.WriteLoggerFactory(Path(os.devnull).open("w")))
+    silence()
     agent_run.Intake = Counting
     rows, ratios, rates = [], [], []
     for number in range(1, rounds + 1):
         with tempfile.TemporaryDirectory(prefix="darkfactory-follow-") as name:
-            alone = unread(Path(name))
+            alone = trio.run(unread, Path(name))
         with tempfile.TemporaryDirectory(prefix="darkfactory-follow-") as name:
             children, counted, lines = trio.run(followed, Path(name))
         ratios.append(children / alone)

@@ -12,15 +12,12 @@ time, shows by how much.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import structlog
 import trio
-from common import print_table, spread
+from common import print_table, silence, spread
 
 import darkfactory
 from darkfactory.model.events import Event, Tick
@@ -70,6 +67,7 @@ async def measure(children: int, secs: float) -> tuple[list[float], list[float],
     """Seconds: lags of events, delays of the probe's sleep, delays of the bystander's."""
     lags: list[float] = []
     delays: list[float] = []
+    bystander: list[float] = []
     decide = supervisor.decide
 
     def timed(state: object, event: Event) -> object:
@@ -82,22 +80,28 @@ async def measure(children: int, secs: float) -> tuple[list[float], list[float],
             await factory.wait_statuses(lambda all_of_them: sum(one.running for one in all_of_them) == children)
             await trio.sleep(1)
             supervisor.decide = timed
-            bystander = subprocess.Popen([sys.executable, "-c", PROBE, str(secs)], stdout=subprocess.PIPE)
-            end = trio.current_time() + secs
-            while trio.current_time() < end:
-                wake = trio.current_time() + PROBE_SECS
-                await trio.sleep_until(wake)
-                delays.append(trio.current_time() - wake)
-                await factory.resume("asked")
-            supervisor.decide = decide
-            told, _ = await trio.to_thread.run_sync(bystander.communicate)
-    return lags, delays, json.loads(told)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stand_by, secs, bystander)
+                end = trio.current_time() + secs
+                while trio.current_time() < end:
+                    wake = trio.current_time() + PROBE_SECS
+                    await trio.sleep_until(wake)
+                    delays.append(trio.current_time() - wake)
+                    await factory.resume("asked")
+                supervisor.decide = decide
+    return lags, delays, bystander
+
+
+async def stand_by(secs: float, delays: list[float]) -> None:
+    """Have a process that does nothing but sleep say how late it woke."""
+    done = await trio.run_process([sys.executable, "-c", PROBE, str(secs)], capture_stdout=True, start_new_session=True)
+    delays += json.loads(done.stdout)
 
 
 def main() -> None:
     """Print the table."""
     secs = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
-    structlog.configure(logger_factory=structlog.WriteLoggerFactory(Path(os.devnull).open("w")))
+    silence()
     rows = []
     for children in (0, 10, 100):
         lags, delays, bystander = trio.run(measure, children, secs)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
-import structlog
 import trio
-from common import print_table
+from common import print_table, silence
 from trio.testing import MockClock
 
 import darkfactory
@@ -60,7 +60,7 @@ async def used(agents: int, layer: darkfactory.AgentLayer, *, running: bool) -> 
 
 def main() -> None:
     """Print the table."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    silence()
     rows = []
     for layer, running in (
         (darkfactory.AgentLayer.GROWTH, False),
@@ -68,13 +68,17 @@ def main() -> None:
         (darkfactory.AgentLayer.CORE, True),
     ):
         (few, few_of_trio), (many, many_of_trio) = (
-            trio.run(lambda n=n: used(n, layer, running=running), clock=MockClock(autojump_threshold=0))
-            for n in (FEW, FEW + MORE)
+            trio.run(partial(used, agents, layer, running=running), clock=MockClock(autojump_threshold=0))
+            for agents in (FEW, FEW + MORE)
         )
         what = "a run that lives" if running else "none yet"
         trios = many_of_trio - few_of_trio
         rows.append((layer.value, what, *(f"{size / MORE / 1024:.1f}" for size in (many - few - trios, trios))))
-    print_table(f"Memory of an agent, KiB (between {FEW} and {FEW + MORE} agents)", ("layer", "run", "ours", "Trio's tasks, scopes, channels"), rows)
+    print_table(
+        f"Memory of an agent, KiB (between {FEW} and {FEW + MORE} agents)",
+        ("layer", "run", "ours", "Trio's tasks, scopes, channels"),
+        rows,
+    )
 
 
 if __name__ == "__main__":

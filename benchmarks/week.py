@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 from time import process_time
 
-import structlog
 import trio
 from attrs import evolve
-from common import print_table
+from common import print_table, silence
 from trio.testing import MockClock
 
 import darkfactory
@@ -50,9 +49,7 @@ def script_of(chance: random.Random) -> darkfactory.testing.Script:
     secs = chance.uniform(60, 600)
     ok = chance.random() < 0.9
     printed = tuple((secs * part / 6, b"working\n") for part in range(6))
-    return Script(
-        secs=secs, exit_code=0 if ok else 1, output=printed, last_words=says(ok=ok, text="done")
-    )
+    return Script(secs=secs, exit_code=0 if ok else 1, output=printed, last_words=says(ok=ok, text="done"))
 
 
 async def live(config: darkfactory.OrchestratorConfig, weeks: float) -> int:
@@ -83,7 +80,7 @@ def measure(config: darkfactory.OrchestratorConfig, weeks: float) -> tuple[int, 
 
 def main() -> None:
     """Print the table."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    silence()
     given = [float(word) for word in sys.argv[1:3]]
     cells = [(given[0], int(given[1]))] if given else [(1, 20), (4, 20), (12, 20), (1, 100), (1, 500)]
     rows = []
