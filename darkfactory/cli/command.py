@@ -20,6 +20,7 @@ from darkfactory.errors import (
     ConfigError,
     JournalDamaged,
     OrchestratorError,
+    SpawnFailed,
     StateDirError,
 )
 from darkfactory.model.fleet import OrchestratorConfig
@@ -33,6 +34,7 @@ EXIT_CODES: dict[type[OrchestratorError], int] = {
     StateDirError: BAD_USAGE,
     AlreadyRunning: 3,
     JournalDamaged: FAILED,
+    SpawnFailed: FAILED,
 }
 """What keeps a factory from starting."""
 

@@ -104,8 +104,11 @@ class _File:
             sink.feed(self.stream, data)
         return len(data)
 
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size
+
     def at_end(self) -> bool:
-        return os.fstat(self.fd).st_size == self.offset
+        return self.size() == self.offset
 
 
 @define(eq=False)
@@ -156,6 +159,8 @@ class Followed:
 
     _files: tuple[_File, ...]
     _sink: Sink
+    _turn: trio.Lock
+    """Held while a chunk is read and fed, one at a time among all runs. See `Follower`."""
     _forget: Callable[[Followed], None]
     _max_bytes: int | None = None
     """Fed more than this, it does not read on at the end; None: whatever there is."""
@@ -218,27 +223,33 @@ class Followed:
         """Read each file to its end, or about `limit` bytes of it; whether the sink was told anything."""
         await trio.lowlevel.checkpoint()
         told = False
+        self._sink.written(sum(file.size() for file in self._files))
         for file in self._files:
             count = 0
             while limit is None or count < limit:
-                offset = file.offset
                 if limit is None and self._max_bytes is not None and self._fed_bytes > self._max_bytes:
                     break
-                size = file.read(self._sink)
+                async with self._turn:
+                    offset = file.offset
+                    size = file.read(self._sink)
                 self._fed_bytes += size
                 told = told or size > 0 or file.offset != offset
                 if not size:
                     break
                 count += size
-                await trio.lowlevel.checkpoint()
         return told
 
 
 @define(eq=False)
 class Follower:
-    """The follower service of a factory: one inotify instance, and a task for each run while it is served."""
+    """The follower service of a factory: one inotify instance, and a task for each run while it is served.
+
+    The tasks take turns, a chunk each. When a hundred runs flood, all their tasks are ready at once, and whoever else
+    is ready would wait until each had read its chunk; so between any two chunks everybody else has a go.
+    """
 
     _open_inotify: Callable[[], Inotify] = Inotify
+    _turn: trio.Lock = Factory(trio.Lock)
     _all: set[Followed] = Factory(set)
     _serving: tuple[trio.Nursery, _Watches] | None = None
 
@@ -248,7 +259,7 @@ class Follower:
         May be called before, while and after it is served; `Followed.finish` must follow.
         """
         opened = tuple(_File(stream, fd) for stream, fd in files.items())
-        followed = Followed(opened, sink, forget=self._all.discard, max_bytes=max_bytes)
+        followed = Followed(opened, sink, self._turn, forget=self._all.discard, max_bytes=max_bytes)
         self._all.add(followed)
         if self._serving is not None:
             nursery, watches = self._serving

@@ -21,7 +21,7 @@ from darkfactory.devices.process import Launcher
 from darkfactory.devices.runstore import RunDirectories, RunStore
 from darkfactory.devices.segments import Line
 from darkfactory.devices.statedir import StateDir
-from darkfactory.errors import StateDirError
+from darkfactory.errors import SpawnFailed, StateDirError
 from darkfactory.model.fleet import Containment
 
 
@@ -111,10 +111,10 @@ def _launcher(instance: str, wanted: Containment, *, adopts: bool) -> Iterator[t
     guard = Guard(instance, outer_mark, cgroups.path if cgroups else None)
     try:
         guard.start()
-    except BaseException:
+    except OSError as error:
         if cgroups:
             cgroups.close()
-        raise
+        raise SpawnFailed("guard", f"the guard cannot be started, and nothing starts without it: {error}") from error
     launcher = RealLauncher(instance, outer_mark, cgroups=cgroups, guard=guard, adopts=adopts)
     try:
         yield launcher, contained(cgroups, why, adopts=adopts)

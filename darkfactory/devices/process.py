@@ -42,6 +42,10 @@ class Sink(Protocol):
         """Take the next bytes of a stream, any number, cut anywhere. Must be quick."""
         ...
 
+    def written(self, size: int) -> None:
+        """How large the files are together, read or not; told before each round of feeding."""
+        ...
+
     def truncated(self, stream: Stream) -> None:
         """The file shrank (the child truncated it); what is fed next begins anew."""
         ...

@@ -51,6 +51,10 @@ def write_atomically(path: Path, text: str, *, sync: bool) -> None:
         raise
 
 
+_OURS = {"lock", "fleet.json", "journal", "runs"}
+"""What a state directory may hold before its first factory: somebody may have mounted a disk in a room of it."""
+
+
 @define(eq=False)
 class StateDir:
     """A state directory that is ours until `close`."""
@@ -69,10 +73,12 @@ class StateDir:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _refuse_others(path)
-            if not (path / "lock").exists() and any(path.iterdir()):
+            others = [entry.name for entry in path.iterdir() if entry.name not in _OURS]
+            if others and not (path / "lock").exists():
                 raise StateDirError(
-                    f"{path}: this directory holds other things; use --state-dir to name an empty or a new one"
+                    f"{path}: this directory holds other things ({min(others)}); use --state-dir to name a new one"
                 )
+            path.chmod(0o700)
             lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateDirError(

@@ -28,10 +28,14 @@ class Intake:
     tool: Tool
     sender: Sender
     output_bytes: int = 0
-    """Both streams, so far."""
+    """What both streams have printed so far: what was read, or what lies in the files if that is more.
+
+    A child can write faster than anybody reads, and its limit is on what it writes.
+    """
     finished: Finished | None = None
     """Its terminal event, unless it said more behind it."""
     _splitters: dict[Stream, LineSplitter] = field(factory=_splitters)
+    _fed_bytes: int = 0
     _told_bytes: int = 0
     _truncated: list[Stream] = field(factory=list)
     """To be told at the next flush."""
@@ -39,9 +43,16 @@ class Intake:
 
     def feed(self, stream: Stream, data: bytes) -> None:
         """Take the next bytes of a stream."""
-        self.output_bytes += len(data)
+        self._fed_bytes += len(data)
+        self.output_bytes = max(self.output_bytes, self._fed_bytes)
+        if not (self.tool.announces or self.tool.reports):
+            return  # a plain program: none of its lines means anything to us
         for line in self._splitters[stream].feed(data):
             self._read(stream, line)
+
+    def written(self, size: int) -> None:
+        """The size of both files."""
+        self.output_bytes = max(self.output_bytes, size)
 
     def truncated(self, stream: Stream) -> None:
         """The stream begins anew. Told once for each: an agent could fill the journal with it."""

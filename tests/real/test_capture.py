@@ -33,6 +33,9 @@ class Recorder:
     def feed(self, stream: Stream, data: bytes) -> None:
         self.log.append((stream, data))
 
+    def written(self, size: int) -> None:
+        pass
+
     def truncated(self, stream: Stream) -> None:
         self.log.append((stream, None))
 

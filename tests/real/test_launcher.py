@@ -39,6 +39,9 @@ class Recorder:
     def feed(self, stream: Stream, data: bytes) -> None:
         self.streams[stream] += data
 
+    def written(self, size: int) -> None:
+        pass
+
     def truncated(self, stream: Stream) -> None:
         self.truncations.append(stream)
 

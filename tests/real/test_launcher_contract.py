@@ -49,6 +49,9 @@ class Recorder:
         (self.out if stream is Stream.STDOUT else self.err).extend(data)
         self.dirty = True
 
+    def written(self, size: int) -> None:
+        pass
+
     def truncated(self, stream: Stream) -> None:
         self.truncations += 1
         self.dirty = True
