@@ -18,6 +18,7 @@ from darkfactory import (
 )
 from darkfactory.devices import machine
 from darkfactory.devices.cgroup import Cgroups, NoCgroup
+from darkfactory.errors import SpawnFailed
 
 from .test_behaviours import journal
 
@@ -99,6 +100,6 @@ async def test_a_guard_that_cannot_be_started_keeps_the_factory_from_starting(tm
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(machine, "Cgroups", Pretended)
     monkeypatch.setattr("sys.executable", "/no/such/python")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SpawnFailed, match="nothing starts without it"):
         await AgentOrchestrator(fleet(tmp_path)).run()
     assert names(tmp_path) == {"state"}
