@@ -466,7 +466,7 @@ async def test_who_cannot_be_killed_is_named(bench, monkeypatch):
         await sink.lines(1)
         with monkeypatch.context() as patch:
             patch.setattr(containment, "kill", lambda found: None)
-            patch.setattr(containment.ProcessTable.sweep, "__kwdefaults__", {"limit_secs": 0.05})
+            patch.setattr(containment.ProcessTable.sweep, "__kwdefaults__", {"limit_secs": 1.0})
             (left,) = await process.sweep()
         assert left.endswith(" sleep")
 
