@@ -45,8 +45,6 @@ class Intake:
         """Take the next bytes of a stream."""
         self._fed_bytes += len(data)
         self.output_bytes = max(self.output_bytes, self._fed_bytes)
-        if not (self.tool.announces or self.tool.reports):
-            return  # a plain program: none of its lines means anything to us
         for line in self._splitters[stream].feed(data):
             self._read(stream, line)
 
