@@ -6,7 +6,6 @@ written is dropped and the factory goes on; what matters is in the journal.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import select
@@ -22,9 +21,8 @@ STDERR: Final = 2
 
 
 def tell(text: str) -> None:
-    """Say something to whoever reads stderr, if somebody does."""
-    with contextlib.suppress(OSError):
-        os.write(STDERR, f"{text}\n".encode(errors="backslashreplace"))
+    """Say something to whoever reads stderr, if somebody does; never waits for them."""
+    _Unblocking().write(f"{text}\n")
 
 
 def open_standard_streams() -> None:
@@ -72,7 +70,7 @@ class _Unblocking:
     def write(self, text: str) -> None:
         """Write a line if that can be done at once."""
         told = f'{{"event": "log_lines_lost", "level": "warning", "lines": {self.lost}}}\n' if self.lost else ""
-        if self._write((told + text).encode(errors="replace")):
+        if self._write((told + text).encode(errors="backslashreplace")):
             self.lost = 0
         else:
             self.lost += 1
