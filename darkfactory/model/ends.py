@@ -36,6 +36,47 @@ class Reason(Enum):
     """The factory died while it ran; told of at the next start."""
 
 
+class ErrorClass(Enum):
+    """What went wrong in a run that did not succeed, as far as can be seen from outside."""
+
+    THROTTLED = "throttled"
+    """Its provider said wait: too many requests."""
+    QUOTA = "quota"
+    """A usage limit is reached; it comes back by itself."""
+    BILLING = "billing"
+    """There is no credit; a person must pay."""
+    AUTH = "auth"
+    """No key, a wrong one, or one that may not do this."""
+    CONTEXT_OVERFLOW = "context_overflow"
+    """The conversation does not fit the model any more."""
+    MAX_TURNS = "max_turns"
+    BUDGET = "budget"
+    """A limit of its own on money, tokens or calls is reached."""
+    INVALID_REQUEST = "invalid_request"
+    MODEL_NOT_FOUND = "model_not_found"
+    PROVIDER_DOWN = "provider_down"
+    """The provider failed or is overloaded."""
+    NETWORK = "network"
+    """The provider could not be reached, or the connection broke."""
+    PERMISSION_DENIED = "permission_denied"
+    """It was not allowed what its task needed."""
+    REFUSED = "refused"
+    """The model would not."""
+    TOOL_MISSING = "tool_missing"
+    CONFIG = "config"
+    """The tool could not make sense of its options, its configuration or its session."""
+    STALLED = "stalled"
+    TIMED_OUT = "timed_out"
+    KILLED = "killed"
+    """By a signal that we did not send, or not for a reason that has a class."""
+    MEMORY = "memory"
+    TRUNCATED = "truncated"
+    """Its answer or its output is not whole."""
+    EMPTY_OUTPUT = "empty_output"
+    """It ended well and there is no evidence of work."""
+    UNKNOWN = "unknown"
+
+
 @frozen
 class Verdict:
     """The judgement of a finished run."""

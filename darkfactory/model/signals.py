@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import Enum
 
 from attrs import frozen
+
+from darkfactory.model.ends import ErrorClass
 
 
 class Stream(Enum):
@@ -23,12 +26,135 @@ class Started:
 
 
 @frozen
+class Said:
+    """The assistant's own words, put together from their pieces; never a tool's result, never a quoted prompt."""
+
+    text: str
+    final: bool = False
+    """It is the answer of the run, as far as the tool says which that is."""
+
+
+@frozen
+class ToolCall:
+    """The agent used one of its tools."""
+
+    name: str
+    ok: bool | None = None
+    """None when it began, and has not ended yet."""
+    id: str = ""
+    """Joins a beginning and its end; empty when the tool gives none."""
+
+
+@frozen
+class ApiCall:
+    """The provider answered a request."""
+
+    count: int = 1
+
+
+class Basis(Enum):
+    """What a `Usage` counts."""
+
+    MORE = "more"
+    """What came since the last one: add it up."""
+    RUN = "run"
+    """All of this run so far: the last one counts."""
+    SESSION = "session"
+    """All of the conversation, earlier runs of it included: the difference to its first value counts."""
+
+
+@frozen
+class Usage:
+    """What was used up. None where the tool does not say."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    basis: Basis = Basis.MORE
+
+
+@frozen
+class Retry:
+    """A request to the provider failed, and the tool tries again by itself."""
+
+    detail: str = ""
+    attempt: int | None = None
+    delay_secs: float | None = None
+    error: ErrorClass | None = None
+    """What kind of failure it was; None when that is not known."""
+
+
+@frozen
+class Throttled:
+    """The provider said wait; the tool may end with it, or wait and go on."""
+
+    until: datetime | None = None
+    """Aware; None when it did not say."""
+    detail: str = ""
+
+
+@frozen
+class Warning:  # noqa: A001 - the field's word; modules are imported and names kept qualified
+    """Something went wrong that the tool could do without."""
+
+    text: str = ""
+
+
+@frozen
+class BackgroundTask:
+    """Work that goes on after the terminal event; the process is waited for while one is open."""
+
+    open: bool
+    id: str = ""
+
+
+@frozen
 class Finished:
     """The tool's terminal event. The last one counts; a later `Started` takes it back."""
 
     ok: bool
     detail: str = ""
-    """What it said of its end: the answer's first words or the error; capped."""
+    """What it said of its end, for a person: the answer's first words or the error; capped."""
+    error: ErrorClass | None = None
+    """None when it ended well, or did not say what was wrong."""
+    retryable: bool | None = None
+    """Whether the same run could end better; None leaves that to the class."""
+    resets_at: datetime | None = None
+    """Aware: when what it was short of is there again, where that is known."""
+    answer: str = ""
+    """The whole of its last answer, where it repeats that; capped by the longest line."""
 
 
-Signal = Started | Finished
+Signal = Started | Said | ToolCall | ApiCall | Usage | Retry | Throttled | Warning | BackgroundTask | Finished
+
+
+@frozen
+class Counts:
+    """How many of each thing a stretch of output showed: what Nightwatch judges by. They add up."""
+
+    tool_calls: int = 0
+    """That ended."""
+    tool_failures: int = 0
+    """Those of them that failed."""
+    api_calls: int = 0
+    warnings: int = 0
+    finishes: int = 0
+    """Terminal events that stand."""
+    bad_finishes: int = 0
+    """Those of them that told of a failure which is the agent's own (not its provider's, not the machine's)."""
+    lines: int = 0
+    """Of both streams; for plain tools only, as those say nothing else."""
+    error_lines: int = 0
+    """Lines on stderr of a plain tool that tell of an error."""
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.tool_calls + other.tool_calls,
+            self.tool_failures + other.tool_failures,
+            self.api_calls + other.api_calls,
+            self.warnings + other.warnings,
+            self.finishes + other.finishes,
+            self.bad_finishes + other.bad_finishes,
+            self.lines + other.lines,
+            self.error_lines + other.error_lines,
+        )

@@ -35,11 +35,16 @@ class Intake:
     finished: Finished | None = None
     """Its terminal event, unless it said more behind it."""
     _splitters: dict[Stream, LineSplitter] = field(factory=_splitters)
+    _memory: object = field(init=False)
+    """The tool's, for this run."""
     _fed_bytes: int = 0
     _told_bytes: int = 0
     _truncated: list[Stream] = field(factory=list)
     """To be told at the next flush."""
     _truncated_before: set[Stream] = field(factory=set)
+
+    def __attrs_post_init__(self) -> None:
+        self._memory = self.tool.memory()
 
     def feed(self, stream: Stream, data: bytes) -> None:
         """Take the next bytes of a stream."""
@@ -78,7 +83,7 @@ class Intake:
                 self._read(stream, line)
 
     def _read(self, stream: Stream, line: bytes) -> None:
-        for signal in self.tool.signals(stream, line):
+        for signal in self.tool.signals(stream, line, self._memory):
             match signal:
                 case Started():
                     self.finished = None

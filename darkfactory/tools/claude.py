@@ -55,7 +55,10 @@ class Claude:
             *agent.args,
         )
 
-    def signals(self, stream: Stream, line: bytes) -> tuple[Signal, ...]:
+    def memory(self) -> None:
+        """None is needed."""
+
+    def signals(self, stream: Stream, line: bytes, memory: None) -> tuple[Signal, ...]:  # noqa: ARG002 - the protocol's
         """`system/init` is a start, `result` an end; either may come several times in a run."""
         if stream is not Stream.STDOUT or not (b'"result"' in line or b'"init"' in line):
             return ()

@@ -50,7 +50,10 @@ class Codex:
             *agent.args,
         )
 
-    def signals(self, stream: Stream, line: bytes) -> tuple[Signal, ...]:
+    def memory(self) -> None:
+        """None is needed."""
+
+    def signals(self, stream: Stream, line: bytes, memory: None) -> tuple[Signal, ...]:  # noqa: ARG002 - the protocol's
         """`thread.started` is a start, `turn.completed` or `turn.failed` an end; `error` may be a retry."""
         if stream is not Stream.STDOUT or not (b'"turn.' in line or b'"thread.' in line):
             return ()

@@ -23,7 +23,10 @@ class _Plain:
     env_pass: ClassVar[tuple[str, ...]] = ()
     env: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
-    def signals(self, stream: Stream, line: bytes) -> tuple[Signal, ...]:  # noqa: ARG002 - the protocol's
+    def memory(self) -> None:
+        """None is needed."""
+
+    def signals(self, stream: Stream, line: bytes, memory: None) -> tuple[Signal, ...]:  # noqa: ARG002 - the protocol's
         """Nothing: only the exit status counts."""
         return ()
 

@@ -44,7 +44,10 @@ class Demo:
         script = () if "/" in self.name else ("-I", str(DEMO_AGENT))
         return (self.program, *script, *agent.args)
 
-    def signals(self, stream: Stream, line: bytes) -> tuple[Signal, ...]:
+    def memory(self) -> None:
+        """None is needed."""
+
+    def signals(self, stream: Stream, line: bytes, memory: None) -> tuple[Signal, ...]:  # noqa: ARG002 - the protocol's
         """`started` is a start, `result` an end."""
         if stream is not Stream.STDOUT or not (b'"started"' in line or b'"result"' in line):
             return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import frozen
 
@@ -57,6 +57,13 @@ class Tool(Protocol):
         """The command line; its first word is `program`."""
         ...
 
-    def signals(self, stream: Stream, line: bytes) -> tuple[Signal, ...]:
-        """What one line says, without its newline. Never raises: what is not understood says nothing."""
+    def memory(self) -> object:
+        """A new run's memory for `signals`: what it must know of the lines before."""
+        ...
+
+    def signals(self, stream: Stream, line: bytes, memory: Any) -> tuple[Signal, ...]:
+        """What one line says, without its newline. Never raises: what is not understood says nothing.
+
+        `memory` is the one that `memory()` made for this run; it is changed in place.
+        """
         ...

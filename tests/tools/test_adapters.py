@@ -27,7 +27,7 @@ def argv(cli_tool, *, tools=None, **options):
 
 
 def signals(cli_tool, line, stream=Stream.STDOUT):
-    return tool_for(agent(cli_tool), {}).signals(stream, line)
+    return tool_for(agent(cli_tool), {}).signals(stream, line, None)
 
 
 def test_the_built_in_tools_are_those_that_the_model_names():

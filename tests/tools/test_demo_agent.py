@@ -61,7 +61,7 @@ class Run:
         return [json.loads(line) for line in self.lines()]
 
     def signals(self) -> list[Started | Finished]:
-        return [signal for line in self.lines() for signal in self.tool.signals(Stream.STDOUT, line)]
+        return [signal for line in self.lines() for signal in self.tool.signals(Stream.STDOUT, line, None)]
 
     def wait_for(self, kind: str) -> None:
         """Until an event of that kind was printed; the agent prints whole lines."""

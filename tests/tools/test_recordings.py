@@ -68,7 +68,9 @@ def test_a_recorded_run_is_understood(tool_name, case):
     splitter = LineSplitter()
 
     signals = [
-        signal for line in splitter.feed(output) + splitter.finish() for signal in tool.signals(Stream.STDOUT, line)
+        signal
+        for line in splitter.feed(output) + splitter.finish()
+        for signal in tool.signals(Stream.STDOUT, line, None)
     ]
     assert " ".join(map(letter, signals)) == expected_signals
     assert all(signal.session for signal in signals if isinstance(signal, Started))
