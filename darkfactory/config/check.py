@@ -6,6 +6,7 @@ not look at the machine: whether directories exist is asked by `missing_paths`, 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -20,6 +21,7 @@ from darkfactory.config.lines import Keys
 from darkfactory.errors import Fault
 from darkfactory.model.fleet import (
     BUILTIN_TOOLS,
+    TOOL_OPTIONS,
     AgentDefinition,
     AgentLayer,
     CompoundReviewConfig,
@@ -40,6 +42,16 @@ _NO_SCHEDULE = {
     AgentLayer.SAFETY: "a Safety agent is always on",
     AgentLayer.GROWTH: "a Growth agent is started on demand",
 }
+_INSTEAD = {
+    "max_cost_usd": "leave it out; timeout_secs bounds a run",
+    "max_turns": "leave it out; timeout_secs bounds a run",
+    "model": "leave it out; if the program has an option for it, put that into args",
+    "permissions": "leave it out; it may do what your user may",
+    "resume": "leave it out; if the program has an option for it, put that into args",
+}
+"""Options that not all tools have, each with what to do where one has it not."""
+_BYPASS = {"--dangerously-skip-permissions", "--permission-mode=bypassPermissions", "bypassPermissions"}
+"""Words of `args` with which claude refuses to start as root, unless IS_SANDBOX is set."""
 _NO_STRATEGY = {
     AgentLayer.CORE: "a Core agent is started by its schedule, not together with others",
     AgentLayer.GROWTH: "a Growth agent is started on demand, not together with others",
@@ -65,13 +77,22 @@ def missing_paths(config: OrchestratorConfig) -> tuple[Fault, ...]:
 
 
 def absent(config: OrchestratorConfig) -> Iterator[Finding]:
-    """`missing_paths`, before they have lines."""
+    """`missing_paths`, before they have lines; and what a program refuses to do for this user."""
     wanted: dict[Keys, Path] = {("working_dir",): config.working_dir}
     if config.compound_review is not None:
         wanted["compound_review", "repo_path"] = config.compound_review.repo_path
     for keys, path in wanted.items():
         if not _is_dir(path):
             yield Finding(keys, "is not an existing directory", "create it, or correct the path")
+    for index, agent in enumerate(config.agents if os.geteuid() == 0 else ()):
+        sandbox = "IS_SANDBOX" in agent.env or "IS_SANDBOX" in agent.env_pass
+        if agent.cli_tool.rpartition("/")[2] == "claude" and not _BYPASS.isdisjoint(agent.args) and not sandbox:
+            yield Finding(
+                ("agents", index, "args"),
+                "claude refuses to skip permissions for root",
+                'leave that to permissions = "full-access", or set env = { IS_SANDBOX = "1" } where that is true',
+                reads=(("agents", index, "cli_tool"),),
+            )
 
 
 def findings(config: OrchestratorConfig) -> Iterator[Finding]:
@@ -184,6 +205,12 @@ def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> It
         if not agent.model:
             yield Finding((*here, "model"), "must not be empty", "leave it out for the tool's own default")
         yield from _no_nul((*here, "model"), agent.model)
+    if agent.resume is not None:
+        if not agent.resume or agent.resume.startswith("-"):
+            problem = f"{words.shown(agent.resume)} is no session's id"
+            yield Finding((*here, "resume"), problem, "write the id that the tool gave it, or leave it out")
+        yield from _no_nul((*here, "resume"), agent.resume)
+    yield from _options(here, agent, config.tools)
     yield from _arguments((*here, "args"), agent.args)
     for name, secret in agent.env.items():
         yield from _variable((*here, "env"), name, secret.value)
@@ -196,6 +223,16 @@ def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> It
             f"set stall_timeout_secs below {total}",
             reads=((*here, "timeout_secs"),),
         )
+
+
+def _options(here: Keys, agent: AgentDefinition, declared: Mapping[str, ToolConfig]) -> Iterator[Finding]:
+    tool = agent.cli_tool
+    known = frozenset[str]() if tool in declared else TOOL_OPTIONS.get(tool.rpartition("/")[2])
+    if known is None:
+        return  # no tool at all, which is told already
+    for option, instead in _INSTEAD.items():
+        if option not in known and getattr(agent, option) is not None:
+            yield Finding((*here, option), f"{tool} has no such option", instead, reads=((*here, "cli_tool"),))
 
 
 def _schedule(here: Keys, agent: AgentDefinition, zone: ZoneInfo) -> Iterator[Finding]:
@@ -240,8 +277,8 @@ def _path(keys: Keys, path: Path) -> Iterator[Finding]:
 
 def _cli_tool(keys: Keys, tool: str, declared: Mapping[str, ToolConfig]) -> Iterator[Finding]:
     yield from _program(keys, tool)
-    base = PurePosixPath(tool).name
-    if tool in declared or tool in BUILTIN_TOOLS or ("/" in tool and base in BUILTIN_TOOLS):
+    base = tool.rpartition("/")[2]
+    if tool in declared or base in BUILTIN_TOOLS:
         return
     meant = words.near(tool, (*BUILTIN_TOOLS, *declared))
     declare = f'declare it: [tools.{base or "NAME"}] argv = ["{tool or "PROGRAM"}"]'

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
 from attrs import field, frozen
@@ -72,8 +73,30 @@ class Containment(Enum):
     """Marks, sessions and descent; and a guard that goes by them when the factory is killed."""
 
 
-BUILTIN_TOOLS = ("bash", "claude", "codex", "demo")
-"""The names that `cli_tool` takes without a `[tools.X]`; each has its adapter in `darkfactory.tools`."""
+class Permissions(Enum):
+    """What an agent may do unasked. What that means in a tool's own words is in its adapter."""
+
+    READ_ONLY = "read-only"
+    """It may look, and change nothing."""
+    WORKSPACE_WRITE = "workspace-write"
+    """It may change files in the working directory, and have no network."""
+    FULL_ACCESS = "full-access"
+    """It may run any command as the user."""
+
+
+TOOL_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "bash": frozenset(),
+        "claude": frozenset({"max_cost_usd", "max_turns", "model", "permissions", "resume"}),
+        "codex": frozenset({"model", "permissions", "resume"}),
+        "demo": frozenset(),
+    }
+)
+"""The names that `cli_tool` takes without a `[tools.X]`, each with the options of an agent that the program has.
+
+Each has its adapter in `darkfactory.tools`. A program that `[tools.X]` declares has none of the options.
+"""
+BUILTIN_TOOLS = tuple(TOOL_OPTIONS)
 
 
 @frozen(repr=False)
@@ -158,6 +181,14 @@ class AgentDefinition:
     enabled: bool = True
     model: str | None = None
     """None means the tool's own default."""
+    permissions: Permissions | None = None
+    """None means the unattended default of its tool."""
+    max_turns: int | None = None
+    """Answers of the model in one run; None means no limit."""
+    max_cost_usd: float | None = None
+    """What one run may spend; None means no limit."""
+    resume: str | None = None
+    """The tool's id of a conversation that every run goes on with; None means that each begins a new one."""
     args: tuple[str, ...] = ()
     """Appended to the tool's arguments."""
     env: Mapping[str, Secret] = field(factory=dict)

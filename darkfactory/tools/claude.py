@@ -8,15 +8,26 @@ from typing import ClassVar
 
 from attrs import frozen
 
-from darkfactory.model.fleet import AgentDefinition, PromptVia
+from darkfactory.model.fleet import AgentDefinition, Permissions, PromptVia
 from darkfactory.model.signals import Finished, Signal, Started, Stream
 from darkfactory.tools.text import json_object, one_line
-from darkfactory.tools.tool import Prompt
+from darkfactory.tools.tool import Prompt, option
 
-ALLOWED_TOOLS = "Bash,Edit,NotebookEdit,Read,WebFetch,WebSearch,Write"
-"""What it may use unasked; anything else that wants permission is denied, since nobody is there to give it.
+PERMISSIONS: Mapping[Permissions, tuple[str, ...]] = MappingProxyType(
+    {
+        Permissions.READ_ONLY: ("--allowedTools", "Read", "--permission-mode", "dontAsk"),
+        Permissions.WORKSPACE_WRITE: ("--permission-mode", "acceptEdits"),
+        Permissions.FULL_ACCESS: (
+            *("--allowedTools", "Bash,Edit,NotebookEdit,Read,WebFetch,WebSearch,Write"),
+            *("--permission-mode", "dontAsk"),
+        ),
+    }
+)
+"""The words for each of them. Whatever else would need permission is denied, since nobody is there to give it.
 
-Skipping permissions altogether would be wider, and as root the program refuses to start with that.
+In either mode it runs the commands that it knows to change nothing, such as `ls`. An agent that may not run commands
+can test nothing, so the widest is the default. Skipping permissions altogether would be wider still, and as root the
+program refuses to start with that. The list of tools takes any number of words: what follows it must be an option.
 """
 
 
@@ -42,16 +53,16 @@ class Claude:
 
     def argv(self, agent: AgentDefinition, prompt: Prompt) -> tuple[str, ...]:  # noqa: ARG002 - it is on stdin
         """`claude -p ...`; the agent's `args` come last."""
-        model = ("--model", agent.model) if agent.model is not None else ()
         return (
             self.program,
             "-p",
-            # Takes any number of words, so an option has to follow it and not the agent's args.
-            *("--allowedTools", ALLOWED_TOOLS),
-            *("--permission-mode", "dontAsk"),
+            *PERMISSIONS[agent.permissions or Permissions.FULL_ACCESS],
             *("--output-format", "stream-json"),
             "--verbose",
-            *model,
+            *option("--model", agent.model),
+            *option("--max-turns", agent.max_turns),
+            *option("--max-budget-usd", agent.max_cost_usd),
+            *option("--resume", agent.resume),
             *agent.args,
         )
 

@@ -8,21 +8,24 @@ from typing import ClassVar
 
 from attrs import frozen
 
-from darkfactory.model.fleet import AgentDefinition, PromptVia
+from darkfactory.model.fleet import AgentDefinition, Permissions, PromptVia
 from darkfactory.model.signals import Finished, Signal, Started, Stream
 from darkfactory.tools.text import json_object, one_line
-from darkfactory.tools.tool import Prompt
+from darkfactory.tools.tool import Prompt, option
 
-_SANDBOX_OPTIONS = ("--sandbox", "-s", "--dangerously-bypass-approvals-and-sandbox")
+SANDBOX: Mapping[Permissions, str] = MappingProxyType(
+    {
+        Permissions.READ_ONLY: "read-only",
+        Permissions.WORKSPACE_WRITE: "workspace-write",
+        Permissions.FULL_ACCESS: "danger-full-access",
+    }
+)
+"""Its own words for them. It has a sandbox that works for most tasks, so the default is to write in it."""
 
 
 @frozen
 class Codex:
-    """Without a person: the task on stdin, one JSON event a line on stdout.
-
-    Unless the agent's `args` choose another sandbox, its commands write only in the working directory,
-    not in its `.git`, and have no network.
-    """
+    """Without a person: the task on stdin, one JSON event a line on stdout."""
 
     program: str = "codex"
     prompt: ClassVar[PromptVia] = PromptVia.STDIN
@@ -33,20 +36,18 @@ class Codex:
 
     def argv(self, agent: AgentDefinition, prompt: Prompt) -> tuple[str, ...]:  # noqa: ARG002 - it is on stdin
         """`codex exec ...`; the agent's `args` come last."""
-        # An option given twice is a usage error, so ours gives way to the operator's.
-        sandboxed = any(arg.partition("=")[0] in _SANDBOX_OPTIONS for arg in agent.args)
-        sandbox = () if sandboxed else ("--sandbox", "workspace-write")
-        model = ("--model", agent.model) if agent.model is not None else ()
         return (
             self.program,
             "exec",
+            *option("resume", agent.resume),
             "--json",
             # Agents may work outside of a git repository.
             "--skip-git-repo-check",
             # With plugins it looks up hosts of its own at each start.
             *("--disable", "plugins"),
-            *sandbox,
-            *model,
+            # Not --sandbox: `resume` does not take that, and an operator could not give it again.
+            *("-c", f"sandbox_mode={SANDBOX[agent.permissions or Permissions.WORKSPACE_WRITE]}"),
+            *option("--model", agent.model),
             *agent.args,
         )
 

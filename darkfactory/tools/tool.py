@@ -67,3 +67,8 @@ class Tool(Protocol):
         `memory` is the one that `memory()` made for this run; it is changed in place.
         """
         ...
+
+
+def option(word: str, value: object | None) -> tuple[str, ...]:
+    """An option and its value as words of a command line; none where the value is None."""
+    return () if value is None else (word, str(value))

@@ -7,9 +7,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from darkfactory.config import check_config, warnings_of
+from darkfactory.config import check_config, missing_paths, warnings_of
 from darkfactory.model.fleet import (
     BUILTIN_TOOLS,
+    TOOL_OPTIONS,
     AgentDefinition,
     AgentLayer,
     CompoundReviewConfig,
@@ -240,6 +241,9 @@ class TestTools:
         *_, remedy = fault(AGENT.replace('"bash"', '"/opt/scan"'))
         assert remedy == 'declare it: [tools.scan] argv = ["/opt/scan"]'
 
+    def test_a_path_that_ends_in_no_name_is_none(self, fault):
+        assert fault(AGENT.replace('"bash"', '"claude/"'))[:2] == ("agents[0].cli_tool", 4)
+
     @pytest.mark.parametrize("name", [*BUILTIN_TOOLS, "opt/claude"])
     def test_of_ones_own_do_not_shadow_built_in_ones(self, fault, name):
         path, line, problem, _ = fault(f'{AGENT}[tools."{name}"]\nargv = ["x"]\n')
@@ -259,13 +263,58 @@ class TestTools:
         assert "not expanded" in problem
 
 
+OPTIONS = {
+    "max_cost_usd": "max_cost_usd = 0.5",
+    "max_turns": "max_turns = 9",
+    "model": 'model = "big"',
+    "permissions": 'permissions = "full-access"',
+    "resume": 'resume = "0f014aff"',
+}
+
+
+class TestOptions:
+    @pytest.mark.parametrize("option", OPTIONS)
+    @pytest.mark.parametrize("tool", [*BUILTIN_TOOLS, "mine", "/opt/bin/claude", "/opt/bin/codex"])
+    def test_a_program_is_given_no_option_that_it_has_not(self, request, tool, option):
+        text = f"{AGENT.replace('bash', tool)}{OPTIONS[option]}\n[tools.mine]\nargv = ['x']\n"
+        if option in TOOL_OPTIONS.get(tool.rpartition("/")[2], ()):
+            assert getattr(request.getfixturevalue("parse")(text).agents[0], option) is not None
+        else:
+            path, line, problem, remedy = request.getfixturevalue("fault")(text)
+            assert (path, line, problem) == (f"agents[0].{option}", 6, f"{tool} has no such option")
+            assert remedy.startswith("leave it out; ")
+
+    def test_all_that_some_tool_has_are_tried_here(self):
+        assert set().union(*TOOL_OPTIONS.values()) == set(OPTIONS)
+
+    def test_a_fault_of_the_tool_is_told_alone(self, fault):
+        assert fault(AGENT.replace('"bash"', '"emacs"') + 'model = "big"\n')[0] == "agents[0].cli_tool"
+
+    @pytest.mark.parametrize("session", ["", "--last"])
+    def test_a_session_is_named_by_its_id(self, fault, session):
+        text = f'{AGENT.replace("bash", "codex")}resume = "{session}"\n'
+        assert fault(text)[:2] == ("agents[0].resume", 6)
+
+    @pytest.mark.parametrize("words", ['"--dangerously-skip-permissions"', '"--permission-mode", "bypassPermissions"'])
+    def test_what_claude_refuses_to_root_is_refused_where_the_fleet_would_run(self, parse, monkeypatch, words):
+        text = f"{AGENT.replace('bash', 'claude')}args = [{words}]\n"
+        fleet, sandbox = (
+            attrs.evolve(parse(each), working_dir=Path("/")) for each in (text, f'{text}env_pass = ["IS_SANDBOX"]')
+        )
+        monkeypatch.setattr("os.geteuid", lambda: 0)
+        assert [fault.path for fault in missing_paths(fleet)] == ["agents[0].args"]
+        assert missing_paths(sandbox) == ()
+        monkeypatch.setattr("os.geteuid", lambda: 1000)
+        assert missing_paths(fleet) == ()
+
+
 class TestTexts:
     @pytest.mark.parametrize("task", ["", "  \\n\\t"])
     def test_an_empty_task_is_refused(self, fault, task):
         assert fault(AGENT.replace('"true"', f'"{task}"'))[:2] == ("agents[0].task", 5)
 
     def test_an_empty_model_is_refused(self, fault):
-        assert fault(AGENT + 'model = ""\n')[:2] == ("agents[0].model", 6)
+        assert fault(AGENT.replace("bash", "claude") + 'model = ""\n')[:2] == ("agents[0].model", 6)
 
     @pytest.mark.parametrize("line", ['args = ["a", "--key=${KEY}"]', "[tools.mine]\nargv = ['x', '--key=${KEY}']"])
     def test_a_variable_in_an_argument_is_refused_since_ps_would_show_it(self, fault, line):
@@ -279,6 +328,7 @@ class TestTexts:
         [
             ('task = "a\\u0000"', "agents[0].task"),
             ('model = "a\\u0000"', "agents[0].model"),
+            ('resume = "a\\u0000"', "agents[0].resume"),
             ('args = ["-x", "a\\u0000"]', "agents[0].args[1]"),
             ('env = {A = "a\\u0000"}', "agents[0].env.A"),
             ('[tools.x]\nargv = ["x", "a\\u0000"]', "tools.x.argv[1]"),
@@ -287,6 +337,7 @@ class TestTexts:
     )
     def test_a_nul_is_refused_wherever_a_program_would_be_given_it(self, fault, line, path):
         agent = AGENT.replace('task = "true"\n', "") if line.startswith("task") else AGENT
+        agent = agent.replace("bash", "claude")
         assert fault(f"{agent}{line}\n")[::2] == (path, "holds a NUL character, which no program can be given")
 
     def test_a_nul_in_a_programs_name_is_refused(self, faults):

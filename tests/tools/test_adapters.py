@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkfactory.model import fleet
-from darkfactory.model.fleet import AgentDefinition, AgentLayer, PromptVia, ToolConfig
+from darkfactory.model.fleet import AgentDefinition, AgentLayer, Permissions, PromptVia, ToolConfig
 from darkfactory.model.signals import Finished, Started, Stream
 from darkfactory.tools import BUILTIN, tool_for
 from darkfactory.tools.demo import DEMO_AGENT
@@ -15,10 +15,8 @@ from darkfactory.tools.tool import Prompt
 PROMPT = Prompt(text="do the thing", path=Path("/state/runs/a/prompt.md"))
 
 
-def agent(cli_tool: str, *, model: str | None = None, args: tuple[str, ...] = ()) -> AgentDefinition:
-    return AgentDefinition(
-        name="a", layer=AgentLayer.GROWTH, cli_tool=cli_tool, task="do the thing", model=model, args=args
-    )
+def agent(cli_tool: str, **options: object) -> AgentDefinition:
+    return AgentDefinition("a", AgentLayer.GROWTH, cli_tool, "do the thing", **options)
 
 
 def argv(cli_tool, *, tools=None, **options):
@@ -87,24 +85,59 @@ def test_the_args_of_the_agent_come_last_and_the_model_is_passed_on(name):
     assert PROMPT.text not in words
 
 
-def test_claude_is_allowed_its_tools_in_a_way_that_works_for_root_too():
-    words = argv("claude")
-    assert "--dangerously-skip-permissions" not in words
-    assert words[words.index("--permission-mode") + 1] == "dontAsk"
-    # The list takes any number of words: what follows it must be an option.
-    assert words[words.index("--allowedTools") + 2].startswith("--")
+OPTIONS = {
+    "max_cost_usd": 0.5,
+    "max_turns": 9,
+    "model": "big",
+    "permissions": Permissions.READ_ONLY,
+    "resume": "0f014aff",
+}
 
 
-def test_codex_is_sandboxed_unless_the_operator_chose_the_sandbox():
-    words = argv("codex")
-    assert words[words.index("--sandbox") + 1] == "workspace-write"
-    for chosen in (
-        ("--sandbox", "read-only"),
-        ("--sandbox=read-only",),
-        ("-s", "read-only"),
-        ("--dangerously-bypass-approvals-and-sandbox",),
-    ):
-        assert "workspace-write" not in argv("codex", args=chosen)
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("name", sorted(BUILTIN))
+def test_a_tool_is_given_the_options_that_it_is_said_to_have_and_no_other(name, option):
+    changed = argv(name, **{option: OPTIONS[option]}) != argv(name)
+    assert changed == (option in fleet.TOOL_OPTIONS[name])
+
+
+def test_claude_is_told_its_limits_and_its_session_in_its_own_words():
+    words = " ".join(argv("claude", max_turns=9, max_cost_usd=0.5, resume="0f014aff"))
+    assert words.endswith(" --max-turns 9 --max-budget-usd 0.5 --resume 0f014aff")
+
+
+def test_codex_goes_on_with_a_session_by_a_command_of_its_own():
+    assert argv("codex", resume="0f014aff")[:4] == ("codex", "exec", "resume", "0f014aff")
+
+
+def test_claude_may_run_commands_unless_it_is_told_otherwise():
+    assert argv("claude") == argv("claude", permissions=Permissions.FULL_ACCESS)
+    allowed = {}
+    for permissions in Permissions:
+        words = argv("claude", permissions=permissions)
+        # The list takes any number of words: what follows it must be an option.
+        at = words.index("--allowedTools") if "--allowedTools" in words else None
+        assert at is None or words[at + 2].startswith("--")
+        allowed[permissions.value] = (words[words.index("--permission-mode") + 1], words[at + 1] if at else "")
+        assert "--dangerously-skip-permissions" not in words
+    assert allowed == {
+        "read-only": ("dontAsk", "Read"),
+        "workspace-write": ("acceptEdits", ""),
+        "full-access": ("dontAsk", "Bash,Edit,NotebookEdit,Read,WebFetch,WebSearch,Write"),
+    }
+
+
+def test_codex_writes_in_its_sandbox_unless_it_is_told_otherwise():
+    assert argv("codex") == argv("codex", permissions=Permissions.WORKSPACE_WRITE)
+    sandboxes = {
+        permissions.value: [word for word in argv("codex", permissions=permissions) if word.startswith("sandbox_mode=")]
+        for permissions in Permissions
+    }
+    assert sandboxes == {
+        "read-only": ["sandbox_mode=read-only"],
+        "workspace-write": ["sandbox_mode=workspace-write"],
+        "full-access": ["sandbox_mode=danger-full-access"],
+    }
 
 
 @pytest.mark.parametrize(
