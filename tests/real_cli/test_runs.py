@@ -1,0 +1,109 @@
+"""What the factory makes of real runs of claude and codex."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import trio
+
+from .conftest import Stage
+from .model_server import Hang, Refuse, Say, Shell, model_server
+
+ASLEEP = "python3 -c 'import time; time.sleep(600)'"
+"""A command that does not end; claude does not run `sleep`."""
+
+
+async def test_a_plain_answer_is_a_success_that_is_told_in_its_own_words(stage: Stage, cli):
+    ended = await stage.run(cli, Say("It is done."))
+    assert (ended.record["reason"], ended.record["exit_code"]) == ("succeeded", 0), ended.told()
+    assert len(ended.server.requests) == 1
+    assert ended.summary["output_bytes"] == sum(
+        (ended.directory / name).stat().st_size for name in ("stdout", "stderr")
+    )
+
+
+async def test_the_task_is_on_stdin_whatever_it_looks_like(stage: Stage, cli):
+    task = "--help me\nwith this: " + "x" * 200_000
+    ended = await stage.run(cli, Say(), task=task)
+    assert ended.record["reason"] == "succeeded", ended.told()
+    assert repr(task)[1:-1] in repr(ended.server.requests[0])
+
+
+async def test_an_agent_changes_a_file(stage: Stage, cli):
+    ended = await stage.run(cli, Shell("echo changed > file"), Say())
+    assert ended.record["reason"] == "succeeded", ended.told()
+    assert (stage.work / "file").read_text() == "changed\n"
+    assert len(ended.server.requests) == 2
+
+
+async def test_an_agent_sees_nothing_of_the_factorys_environment_but_what_it_needs(stage: Stage, cli):
+    await stage.run(cli, Shell("env -0 > seen"), Say())
+    seen = dict(pair.partition("=")[::2] for pair in (stage.work / "seen").read_text().split("\0") if pair)
+    assert seen["HOME"] == stage.environ["HOME"]
+    assert "not-for-agents" not in seen.values()
+
+
+async def test_an_agent_whose_tools_fail_may_end_well_all_the_same(stage: Stage, cli):
+    ended = await stage.run(cli, *[Shell("echo no >&2; exit 3")] * 3, Say("It cannot be done."))
+    assert ended.record["reason"] == "succeeded", ended.told()
+    assert len(ended.server.requests) == 4
+
+
+async def test_a_provider_that_says_wait_once_is_waited_for(stage: Stage, cli):
+    ended = await stage.run(cli, Refuse("throttled"), Say())
+    assert ended.record["reason"] == "succeeded", ended.told()
+    assert len(ended.server.requests) == 2
+
+
+async def test_a_usage_limit_is_told_at_once(stage: Stage, cli):
+    ended = await stage.run(cli, Refuse("usage_limit"))
+    assert ended.record["reason"] == "failed", ended.told()
+
+
+async def test_a_wrong_key_is_told_soon(stage: Stage, cli):
+    ended = await stage.run(cli, Refuse("auth"))
+    assert ended.record["reason"] == "failed", ended.told()
+
+
+async def test_a_provider_that_never_answers_is_a_stall(stage: Stage, cli):
+    ended = await stage.run(cli, Hang(), stall_timeout_secs=3)
+    assert ended.record["reason"] == "stalled", ended.told()
+    assert len(ended.server.requests) == 1
+
+
+async def test_nothing_is_left_of_an_agent_that_is_stopped_while_a_tool_of_it_runs(stage: Stage, cli):
+    pids = stage.work / "pids"
+    command = f"({ASLEEP} & echo $!; setsid {ASLEEP} & echo $!; echo $$) > {shlex.quote(str(pids))}; {ASLEEP}"
+    async with (
+        model_server(Shell(command), Say()) as server,
+        stage.factory(stage.agent(cli, server, grace_secs=1)) as (factory, directory),
+    ):
+        while not (pids.exists() and pids.read_text().count("\n") == 3):  # noqa: ASYNC110 - a file has no event
+            await trio.sleep(0.05)
+        alive = {pid: started(pid) for pid in pids.read_text().split()}
+        assert None not in alive.values()
+        await factory.hold("agent")
+        await factory.wait_statuses(lambda agents: not agents[0].running)
+        assert [pid for pid, at in alive.items() if started(pid) == at] == []
+    assert stage.ended(directory, server).record["reason"] == "cancelled"
+
+
+async def test_claude_prints_two_results_where_a_command_outlives_its_turn_and_the_last_one_counts(stage: Stage):
+    wait = "python3 -c 'import time; time.sleep(3)'"
+    steps = (Shell(wait, options={"run_in_background": True}), Say("It runs."), Say("It has ended."))
+    ended = await stage.run("claude", *steps)
+    results = [event["result"] for event in ended.events if event["type"] == "result"]
+    assert results == ["It runs.", "It has ended."], ended.told()
+    assert ended.record["reason"] == "succeeded"
+    assert ended.record["detail"] == "It has ended."
+
+
+def started(pid: str) -> str | None:
+    """When a process began, in the kernel's ticks; None when there is none, or only its remains."""
+    try:
+        _, _, rest = Path("/proc", pid, "stat").read_text().rpartition(")")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = rest.split()
+    return None if fields[0] == "Z" else fields[19]
