@@ -80,10 +80,11 @@ async def test_the_example_runs_at_once_and_stops_in_order_when_it_is_asked_to(r
 
 
 def test_the_readme_marks_one_command_to_run_and_one_to_test(page: Callable[[str], str]):
-    marked = dict(re.findall(r"<!-- command: (\w+) -->\n```sh\n(.+)\n```\n", page("README")))
-    assert marked.keys() == {"run", "test"}
+    marked = dict(re.findall(r"<!-- command: ([\w-]+) -->\n```sh\n(.+)\n```\n", page("README")))
+    assert marked.keys() == {"run", "test", "test-real-cli"}
     assert marked["run"].endswith("-m darkfactory fleet.example.toml")
     assert marked["test"].endswith("-m pytest")
+    assert marked["test-real-cli"] == ".venv/bin/python -m pytest -m real_cli"
 
 
 def test_the_readme_links_to_files_that_exist(page: Callable[[str], str], root: Path):

@@ -71,4 +71,4 @@ def _run(command: list[str]) -> None:
     except subprocess.TimeoutExpired:
         raise NotToBeHad(f"{command[0]} took more than {INSTALL_SECS} s") from None
     if done.returncode != 0:
-        raise NotToBeHad(f"{' '.join(command[:2])}: {' '.join(done.stdout.split())[-300:]}")
+        raise NotToBeHad(f"{' '.join(command[:2])}: {' '.join(done.stdout.split())[:300]}")

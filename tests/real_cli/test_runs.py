@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import uuid
 from pathlib import Path
 
+import pytest
 import trio
 
 from .conftest import Stage
@@ -89,6 +92,21 @@ async def test_nothing_is_left_of_an_agent_that_is_stopped_while_a_tool_of_it_ru
     assert stage.ended(directory, server).record["reason"] == "cancelled"
 
 
+@pytest.mark.usefixtures("sandbox")
+async def test_nothing_is_left_of_a_codex_that_is_stopped_while_a_command_runs_in_its_sandbox(stage: Stage):
+    """Its pids are those of another namespace, so the command carries a word by which it is known outside."""
+    word = f"known-by-{uuid.uuid4().hex}"
+    async with (
+        model_server(Shell(f"({ASLEEP} {word} & setsid {ASLEEP} {word} & touch began); {ASLEEP} {word}")) as server,
+        stage.factory(stage.agent("codex", server, grace_secs=1, permissions=None)) as (factory, _),
+    ):
+        while not (stage.work / "began").exists() or len(running(word)) < 3:  # noqa: ASYNC110 - these have no event
+            await trio.sleep(0.05)
+        await factory.hold("agent")
+        await factory.wait_statuses(lambda agents: not agents[0].running)
+        assert running(word) == []
+
+
 async def test_claude_prints_two_results_where_a_command_outlives_its_turn_and_the_last_one_counts(stage: Stage):
     wait = "python3 -c 'import time; time.sleep(3)'"
     steps = (Shell(wait, options={"run_in_background": True}), Say("It runs."), Say("It has ended."))
@@ -107,3 +125,13 @@ def started(pid: str) -> str | None:
         return None
     fields = rest.split()
     return None if fields[0] == "Z" else fields[19]
+
+
+def running(word: str) -> list[str]:
+    """The living processes that have this word on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if word.encode() in path.read_bytes().split(b"\0"):
+                found.append(path.parent.name)
+    return found

@@ -1,0 +1,149 @@
+"""What an agent's options make of the real programs: what each may do, its limits, and a session that goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from darkfactory import Permissions
+
+from .conftest import Ended, Stage
+from .model_server import Say, Shell, model_server
+
+EDIT = "echo edited > file"
+"""Changes a file of the working directory; claude sees that it does no more than that."""
+TEST = "python3 -c 'print(6 * 7)' > answer"
+"""A command of which nobody can say beforehand what it does."""
+COMMIT = "git -c user.name=a -c user.email=a@localhost commit --allow-empty --message=first"
+
+
+def online(port: int) -> str:
+    return f"curl --silent --show-error --max-time 5 http://127.0.0.1:{port}/ > page"
+
+
+@pytest.fixture
+def work(stage: Stage) -> Path:
+    """The working directory, a repository."""
+    subprocess.run(["git", "init", "--quiet"], cwd=stage.work, env=stage.environ, check=True)
+    return stage.work
+
+
+@pytest.fixture
+def commits(work: Path, stage: Stage):
+    """How many there are."""
+
+    def commits() -> int:
+        command = ["git", "rev-list", "--all", "--count"]
+        return int(subprocess.run(command, cwd=work, env=stage.environ, capture_output=True, check=True).stdout)
+
+    return commits
+
+
+async def act(stage: Stage, cli: str, **options) -> Ended:
+    """A run that edits, tests, downloads and commits, as far as it may."""
+    async with model_server() as server:
+        server.steps += [Shell(EDIT), Shell(TEST), Shell(online(server.port)), Shell(COMMIT), Say()]
+        async with stage.factory(stage.agent(cli, server, **options)) as (factory, directory):
+            await factory.wait_statuses(lambda agents: not agents[0].running)
+        ended = stage.ended(directory, server)
+    assert ended.record["reason"] == "succeeded", ended.told()
+    assert len(ended.server.requests) == 5
+    return ended
+
+
+def done(work: Path) -> set[str]:
+    """What came of it in the working directory; a file that was opened and not written is nothing."""
+    return {path.name for path in work.iterdir() if path.is_file() and path.stat().st_size}
+
+
+@pytest.mark.usefixtures("sandbox")
+async def test_read_only_changes_nothing(stage: Stage, cli, work, commits):
+    await act(stage, cli, permissions=Permissions.READ_ONLY)
+    assert (done(work), commits()) == (set(), 0)
+
+
+async def test_a_claude_that_may_write_edits_and_runs_no_commands(stage: Stage, work, commits):
+    await act(stage, "claude", permissions=Permissions.WORKSPACE_WRITE)
+    assert (done(work), commits()) == ({"file"}, 0)
+
+
+async def test_a_claude_that_may_write_may_be_given_commands(stage: Stage, work, commits):
+    args = ("--allowedTools", "Bash(git *)")
+    await act(stage, "claude", permissions=Permissions.WORKSPACE_WRITE, args=args)
+    assert (done(work), commits()) == ({"file"}, 1)
+
+
+@pytest.mark.usefixtures("sandbox")
+async def test_a_codex_that_may_write_runs_commands_that_neither_download_nor_commit(stage: Stage, work, commits):
+    await act(stage, "codex", permissions=None)
+    assert (done(work), commits()) == ({"file", "answer"}, 0)
+
+
+@pytest.mark.usefixtures("sandbox")
+async def test_a_codex_that_may_write_may_be_given_the_network(stage: Stage, work, commits):
+    args = ("-c", "sandbox_workspace_write.network_access=true")
+    await act(stage, "codex", permissions=None, args=args)
+    assert (done(work), commits()) == ({"file", "answer", "page"}, 0)
+
+
+@pytest.mark.usefixtures("sandbox")
+async def test_a_codex_that_may_write_may_be_given_its_git_directory(stage: Stage, work, commits):
+    args = ("-c", 'sandbox_workspace_write.writable_roots=[".git"]')
+    await act(stage, "codex", permissions=None, args=args)
+    assert (done(work), commits()) == ({"file", "answer"}, 1)
+
+
+async def test_full_access_does_it_all(stage: Stage, cli, work, commits):
+    await act(stage, cli, permissions=Permissions.FULL_ACCESS)
+    assert (done(work), commits()) == ({"file", "answer", "page"}, 1)
+
+
+async def test_claude_does_it_all_by_default_since_it_has_no_sandbox_to_do_it_in(stage: Stage, work, commits):
+    await act(stage, "claude")
+    assert (done(work), commits()) == ({"file", "answer", "page"}, 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="claude refuses this to root alone")
+async def test_claude_refuses_root_what_the_fleet_file_is_refused_for(stage: Stage):
+    skip = ("--dangerously-skip-permissions",)
+    refused = await stage.run("claude", Say(), args=skip, env_pass=("PATH", "HOME", "IS_SANDBOX"))
+    assert (refused.record["reason"], refused.record["exit_code"]) == ("failed", 1)
+    assert "root" in (refused.directory / "stderr").read_text()
+    allowed = await stage.run("claude", Say(), args=skip, env={"IS_SANDBOX": "1"})
+    assert allowed.record["reason"] == "succeeded", allowed.told()
+
+
+async def test_claude_stops_at_its_limit_of_turns(stage: Stage):
+    ended = await stage.run("claude", Shell("true"), max_turns=2)
+    assert ended.record["reason"] == "failed", ended.told()
+    assert len(ended.server.requests) == 2
+
+
+async def test_claude_stops_at_its_limit_of_money(stage: Stage):
+    """Each answer costs about half a cent."""
+    ended = await stage.run("claude", Shell("true"), max_cost_usd=0.008)
+    assert ended.record["reason"] == "failed", ended.told()
+    assert len(ended.server.requests) == 2
+
+
+async def test_a_model_is_asked_for_by_its_name(stage: Stage, cli):
+    ended = await stage.run(cli, Say(), model="some-model")
+    assert [request["model"] for request in ended.server.requests] == ["some-model"], ended.told()
+
+
+async def test_a_session_goes_on_where_it_was(stage: Stage, cli):
+    first = await stage.run(cli, Say("The word is xylophone."))
+    session = next(each.get("session_id") or each.get("thread_id") for each in first.events)
+    second = await stage.run(cli, Say(), resume=session)
+    assert second.record["reason"] == "succeeded", second.told()
+    (request,) = second.server.requests
+    assert "The word is xylophone." in str(request)
+
+
+async def test_a_session_that_does_not_exist_is_a_failure(stage: Stage, cli):
+    ended = await stage.run(cli, Say(), resume="01a20799-f09e-7561-a62f-935552842240")
+    assert ended.record["reason"] == "failed", ended.told()
+    assert ended.server.requests == []
