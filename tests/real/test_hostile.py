@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -278,6 +279,14 @@ def test_processes_that_vanish_while_they_are_read_are_no_error() -> None:
                 assert os.getpid() in containment.scan().processes
         finally:
             os.killpg(process.pid, signal.SIGKILL)
+            wait_until_gone(process.pid)
+
+
+def wait_until_gone(session: int) -> None:
+    """Wait for the end of those whom only another process can wait for: a kill returns before they have died."""
+    deadline = time.monotonic() + 20
+    while any(process.alive and process.session == session for process in containment.scan().processes.values()):
+        assert time.monotonic() < deadline
 
 
 # A state directory that is not ours, or of no use.
