@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -284,7 +285,7 @@ class RealProcess:
             return None
         members = self._kin.members(await self._table.snapshot())
         alive = [member.pid for member in members if member.alive]
-        return await trio.to_thread.run_sync(containment.memory_of, alive, limiter=self._table.limiter)
+        return await threads.run_sync(partial(containment.memory_of, alive), limiter=self._table.limiter)
 
     def out_of_memory(self) -> bool:
         """Whether the kernel has ended it at its limit."""
