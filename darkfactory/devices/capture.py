@@ -32,7 +32,7 @@ CHUNK_BYTES = 64 * 1024
 ROUND_BYTES = 4 * 1024 * 1024
 """The most that is read of one file before its sink is flushed."""
 
-CROWD = 16
+CROWD = 8
 """So many may wait for their turn to read before the readers rest."""
 REST_DIVISOR = 4
 """A turn is followed by a rest of its own length times those beyond the crowd, divided by this."""
