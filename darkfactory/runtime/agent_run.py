@@ -80,6 +80,7 @@ class Workplace:
     working_dir: Path
     memory: MemoryWatch
     min_free_bytes: int
+    nice: int
 
 
 async def run_agent(handle: RunHandle, place: Workplace) -> None:
@@ -159,6 +160,7 @@ class _LiveRun:
             stderr=files.stderr,
             max_memory_bytes=place.agent.max_memory_bytes,
             max_output_bytes=place.agent.max_output_bytes,
+            nice=place.nice,
         )
 
     async def end_process(self) -> None:
