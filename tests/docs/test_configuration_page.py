@@ -13,6 +13,7 @@ from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
     CompoundReviewConfig,
+    JsonlMap,
     LayerConfig,
     NightwatchConfig,
     OrchestratorConfig,
@@ -24,11 +25,12 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "`[layers.X]`": LayerConfig,
     "`[[agents]]`": AgentDefinition,
     "`[tools.X]`": ToolConfig,
+    "`[tools.X.jsonl]`": JsonlMap,
     "`[nightwatch]`": NightwatchConfig,
     "`[compound_review]`": CompoundReviewConfig,
 }
-NO_KEYS = {"source", "layers", "agents", "tools", "nightwatch", "compound_review"}
-"""Fields of the top that are sections, or set by the loader."""
+NO_KEYS = {"source", "layers", "agents", "tools", "jsonl", "nightwatch", "compound_review"}
+"""Fields that are sections, or set by the loader."""
 
 FLEET = """
 {top}
@@ -37,6 +39,8 @@ FLEET = """
 [tools.mine]
 argv = ["mine"]
 {tool}
+[tools.mine.jsonl]
+{jsonl}
 [nightwatch]
 {nightwatch}
 [compound_review]
@@ -51,7 +55,7 @@ task = "t"
 schedule = "@daily"
 {agent}
 """
-PLACES = dict(zip(SECTIONS, ("top", "layer", "agent", "tool", "nightwatch", "review"), strict=True))
+PLACES = dict(zip(SECTIONS, ("top", "layer", "agent", "tool", "jsonl", "nightwatch", "review"), strict=True))
 
 Tables = Callable[[str], dict[str, list[list[str]]]]
 
