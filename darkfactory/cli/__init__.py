@@ -1,4 +1,4 @@
-"""The command: `darkfactory [run] FLEET`, `darkfactory check FLEET`.
+"""The command: `darkfactory [run] FLEET`, `darkfactory check FLEET`, `darkfactory verdict ...`.
 
 Exit codes: 0 stopped in order, 1 our failure or something that could not be ended, 2 usage or configuration, 3 already
 running, 4 a tool is missing (`check --tools`), 128 + N after being asked twice by signal N.
@@ -16,7 +16,8 @@ import click
 
 from darkfactory.config import load_config
 from darkfactory.errors import ConfigError
-from darkfactory.model.fleet import OrchestratorConfig
+from darkfactory.model.fleet import BUILTIN_TOOLS, AgentDefinition, AgentLayer, OrchestratorConfig
+from darkfactory.model.signals import Stream
 
 BAD_USAGE: Final = 2
 
@@ -75,6 +76,47 @@ def check(fleet: Path, tools: bool) -> None:
     from darkfactory.cli import checking
 
     sys.exit(checking.check(config, strict=tools))
+
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@main.command()
+@click.option("--tool", required=True, metavar="NAME", help="claude, codex, bash or demo, or the path of one.")
+@click.option("--fleet", type=click.Path(path_type=Path), help="A fleet file, whose [tools] may be named too.")
+@click.option("--exit-code", type=int, required=True, help="Minus the signal's number where one ended it.")
+@click.option("--stdout", type=FILE, required=True, help="What it printed.")
+@click.option("--stderr", type=FILE, help="What it printed there.")
+@click.option("--former", type=FILE, help="stdout of the run before, if this one resumed its session.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def verdict(
+    tool: str,
+    fleet: Path | None,
+    exit_code: int,
+    stdout: Path,
+    stderr: Path | None,
+    former: Path | None,
+    as_json: bool,
+) -> None:
+    """Explain how a run ended, from what it left: its files, and its exit code.
+
+    A run's files are in the state directory, below runs/.
+    """
+    from darkfactory.tools import tool_for
+
+    tools = {} if fleet is None else load(fleet, paths_exist=False).tools
+    try:
+        adapter = tool_for(AgentDefinition("a", AgentLayer.GROWTH, tool, ""), tools)
+    except KeyError:
+        known = ", ".join((*BUILTIN_TOOLS, *tools))
+        raise click.BadParameter(f"{tool!r} is none of: {known}", param_hint="--tool") from None
+    from darkfactory.cli.verdict import explain
+
+    files = {Stream.STDOUT: stdout} | ({Stream.STDERR: stderr} if stderr is not None else {})
+    try:
+        explain(adapter, exit_code, files, former, as_json=as_json)
+    except OSError as error:
+        refuse(error)
 
 
 def load(fleet: Path, *, paths_exist: bool) -> OrchestratorConfig:

@@ -334,7 +334,7 @@ def _finished(event: Mapping[str, object], memory: ClaudeMemory) -> Finished:
     error = _class_of(event, text) or memory.error
     if memory.resets_at is not None and error in {ErrorClass.THROTTLED, None}:
         error = ErrorClass.QUOTA
-    return Finished(False, one_line(text), error, resets_at=memory.resets_at, answer=answer)
+    return Finished(False, one_line(text), error, resets_at=memory.resets_at)
 
 
 def _class_of(event: Mapping[str, object], text: str) -> ErrorClass | None:

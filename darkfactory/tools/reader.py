@@ -10,7 +10,7 @@ import re
 
 from attrs import define, field
 
-from darkfactory.model.signals import Stream
+from darkfactory.model.signals import Error, Stream
 from darkfactory.tools.lines import LineSplitter
 from darkfactory.tools.tally import Place, Tally
 from darkfactory.tools.text import MAX_DETAIL, one_line
@@ -21,19 +21,19 @@ _TELLING = (b"error", b"exception", b"fatal", b"critical", b"panic", b"traceback
 
 _ERROR_LINE = re.compile(
     rb"""
-      (?:[\w./-]+:\ )? (?i:fatal|panic|(?:internal\ |uncaught\ )?\w*(?:error|exception)) (?:\[\w+\])? :(?!\ ?0\b)
-    | (?:[\w./-]+:\d+:){1,2}\ ?(?:fatal\ )?error:   # compilers
+      (?:[\w./-]+(?::\d+){0,2}:\ )? (?i:uncaught\ )?  # by whom, and where
+          (?i:fatal|panic|(?:fatal\ )?[\w.]*(?:error|exception)) (?:\[\w+\])? :(?!\ ?0\b)
     | Traceback\ \(most\ recent\ call\ last\):
-    | thread\ '[^']*'.{0,20}\ panicked\ at\ |panic:
-    | [\[(]?[\d:.,TZ /+\[\]-]{0,40}[\[(]?(?:ERROR|FATAL|CRITICAL|PANIC)\b(?!\s*[:=]\s*0\b)   # logs
-    | [^"]{0,80}\blevel=(?:error|fatal|panic)\b
-    | \{.{0,200}"level"\s*:\s*"(?:error|fatal|critical)"
+    | thread\ '[^']*'.{0,20}\ panicked\ at
+    | [\[(]?[\d:.,TZ /+\[\]-]{0,40}[\[(]?(?:ERROR|FATAL|CRITICAL|PANIC)\b(?!\s*[:=]\s*0\b)
+    | .{0,80}\blevel=(?:error|fatal|panic)\b
+    | \{.{0,80}"level"\s*:\s*"(?:error|fatal|critical)"
     """,
     re.VERBOSE,
 )
 """The usual shapes of a line that tells of an error, from its start; "0 errors" and "error rate" are none."""
 
-_LOOKED_AT = 400
+_LOOKED_AT = 200
 """Bytes of a line that are searched."""
 
 
@@ -83,24 +83,26 @@ class Reader:
         if not lines:
             return
         first = self._splitters[stream].lines - len(lines) + 1
-        telling = self._listen(lines, first) if stream is Stream.STDERR else 0
-        if self.tool.plain:
-            self.tally.lines(len(lines), telling)
+        telling = self._listen(lines, first) if stream is Stream.STDERR else set()
         if self.tool.speaks:
             tally, signals, memory = self.tally, self.tool.signals, self._memory
             for number, line in enumerate(lines, first):
                 if line:
                     for signal in signals(stream, line, memory):
                         tally.take(signal, Place(stream, number))
+                        if isinstance(signal, Error):
+                            telling.add(number)
+        if self.tool.plain:
+            self.tally.lines(len(lines), len(telling))
 
-    def _listen(self, lines: list[bytes], first: int) -> int:
-        """Keep the last words of stderr; how many lines tell of an error."""
-        telling = 0
+    def _listen(self, lines: list[bytes], first: int) -> set[int]:
+        """Keep the last words of stderr; the numbers of the lines that tell of an error."""
+        telling = set()
         whole = b"\n".join(lines).lower()
         if any(word in whole for word in _TELLING):
             for number, line in enumerate(lines, first):
                 if _ERROR_LINE.match(line, 0, _LOOKED_AT):
-                    telling += 1
+                    telling.add(number)
                     self._words(line, number, tells=True)
         if not telling:
             last = next((index for index in reversed(range(len(lines))) if lines[index].strip()), None)

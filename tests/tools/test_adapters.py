@@ -261,7 +261,7 @@ CLAUDE = {
     ),
     "an API error is a success with an error": (
         line(subtype="success", is_error=True, result="bad key", api_error_status=401, type="result"),
-        (NO_USAGE, Finished(False, "bad key", ErrorClass.AUTH, answer="bad key")),
+        (NO_USAGE, Finished(False, "bad key", ErrorClass.AUTH)),
     ),
     "too many turns": (
         line(type="result", subtype="error_max_turns", is_error=True),
@@ -281,14 +281,12 @@ CLAUDE = {
         ),
         (
             NO_USAGE,
-            Finished(
-                False, "Your credit balance is too low", ErrorClass.BILLING, answer="Your credit balance is too low"
-            ),
+            Finished(False, "Your credit balance is too low", ErrorClass.BILLING),
         ),
     ),
     "a refusal in the end": (
         line(type="result", subtype="success", is_error=True, stop_reason="refusal", result="no"),
-        (NO_USAGE, Finished(False, "no", ErrorClass.REFUSED, answer="no")),
+        (NO_USAGE, Finished(False, "no", ErrorClass.REFUSED)),
     ),
     "success that is not said": (
         line(type="result", subtype="success"),
@@ -465,9 +463,7 @@ def test_what_a_run_leaves_to_be_remembered_has_a_bound():
 def test_a_limit_that_was_met_says_when_the_run_could_go_on():
     limit = line(type="rate_limit_event", rate_limit_info={"status": "rejected", "resetsAt": 1795421792})
     end = line(type="result", subtype="success", is_error=True, api_error_status=429, result="Limit reached")
-    assert heard("claude", limit, end)[-1] == Finished(
-        False, "Limit reached", ErrorClass.QUOTA, resets_at=RESET, answer="Limit reached"
-    )
+    assert heard("claude", limit, end)[-1] == Finished(False, "Limit reached", ErrorClass.QUOTA, resets_at=RESET)
 
 
 def cut(data: bytes) -> bytes:

@@ -199,7 +199,7 @@ def test_the_assistant_is_quoted_once_and_nobody_else(tool, case, said, recordin
     monkeypatch.setattr(Tally, "take", lambda self, signal, place: (heard.append(signal), take(self, signal, place)))
     tally = recording(tool, case).read()
     assert [signal.text for signal in heard if type(signal).__name__ == "Said"] == said
-    assert tally.answer == (said[-1] if said else (tally.finished.answer if tally.finished else ""))
+    assert tally.answer == (said[-1] if said else "")
 
 
 def test_a_background_task_keeps_the_end_away_until_it_is_over(recording):
