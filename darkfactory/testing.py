@@ -33,9 +33,9 @@ from darkfactory.model.signals import Stream
 from darkfactory.policy.admission import EARLY_SECS
 
 
-def says(ok: bool = True, text: str = "done") -> bytes:
-    """The demo tool's terminal event, as its output has it."""
-    return json.dumps({"type": "result", "ok": ok, "text": text}).encode() + b"\n"
+def says(ok: bool = True, text: str = "done", **more: object) -> bytes:
+    """The demo tool's terminal event, as its output has it; a bad one may have an `error` and a time `resets_at`."""
+    return json.dumps({"type": "result", "ok": ok, "text": text, **more}).encode() + b"\n"
 
 
 STARTED = b'{"type":"started","session":"simulated"}\n'

@@ -15,7 +15,7 @@ from darkfactory.model.events import OutputSeen, OutputTruncated
 from darkfactory.model.signals import Counts, Stream, Usage
 from darkfactory.runtime.inbox import Sender
 from darkfactory.tools.reader import Reader
-from darkfactory.tools.tally import Tally
+from darkfactory.tools.tally import NOTHING, Tally
 from darkfactory.tools.tool import Tool
 
 
@@ -92,6 +92,3 @@ class Intake:
         counts = self.tally.counts()
         if counts != NOTHING:
             self.observe(counts)
-
-
-NOTHING = Counts()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from darkfactory.model.ends import ErrorClass
 from darkfactory.tools.text import number
@@ -54,13 +55,14 @@ _WORDS = (
 )
 
 _COMPILED_LIMITS, _COMPILED_WORDS = (
-    tuple((error, re.compile(pattern, re.IGNORECASE)) for error, pattern in table) for table in (_LIMITS, _WORDS)
+    tuple((error, re.compile(pattern)) for error, pattern in table) for table in (_LIMITS, _WORDS)
 )
 
 
+@lru_cache(maxsize=64)  # a tool that tries again says the same each time
 def class_of(text: str, status: int | None = None) -> ErrorClass | None:
     """The class of an error from its message and its HTTP status, where there is one; None when neither tells."""
-    text = text[:_SEARCHED]
+    text = text[:_SEARCHED].lower()
     for error, pattern in _COMPILED_LIMITS:
         if pattern.search(text):
             return error

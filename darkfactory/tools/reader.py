@@ -33,6 +33,9 @@ _ERROR_LINE = re.compile(
 )
 """The usual shapes of a line that tells of an error, from its start; "0 errors" and "error rate" are none."""
 
+_EVENT_BYTES = len(b'{"t":"x"}')
+"""No event is shorter."""
+
 _LOOKED_AT = 200
 """Bytes of a line that are searched."""
 
@@ -86,8 +89,11 @@ class Reader:
         telling = self._listen(lines, first) if stream is Stream.STDERR else set()
         if self.tool.speaks:
             tally, signals, memory = self.tally, self.tool.signals, self._memory
+            events = stream is Stream.STDOUT and not self.tool.plain
             for number, line in enumerate(lines, first):
-                if line:
+                if events and (len(line) < _EVENT_BYTES or not line.lstrip().startswith(b"{")):
+                    tally.unknown += bool(line)  # there can be 30,000 such lines in a chunk
+                elif line:
                     for signal in signals(stream, line, memory):
                         tally.take(signal, Place(stream, number))
                         if isinstance(signal, Error):
@@ -97,19 +103,15 @@ class Reader:
 
     def _listen(self, lines: list[bytes], first: int) -> set[int]:
         """Keep the last words of stderr; the numbers of the lines that tell of an error."""
-        telling = set()
+        telling: set[int] = set()
         whole = b"\n".join(lines).lower()
         if any(word in whole for word in _TELLING):
-            for number, line in enumerate(lines, first):
-                if _ERROR_LINE.match(line, 0, _LOOKED_AT):
-                    telling.add(number)
-                    self._words(line, number, tells=True)
-        if not telling:
-            last = next((index for index in reversed(range(len(lines))) if lines[index].strip()), None)
-            if last is not None:
-                self._words(lines[last], first + last, tells=False)
+            is_error = _ERROR_LINE.match
+            telling = {number for number, line in enumerate(lines, first) if is_error(line, 0, _LOOKED_AT)}
+        last = max(telling, default=None)
+        if last is None:
+            last = next((first + index for index in reversed(range(len(lines))) if lines[index].strip()), None)
+        if last is not None:
+            text = one_line(lines[last - first][: 4 * MAX_DETAIL].decode("utf-8", "replace"))
+            self.tally.words(text, Place(Stream.STDERR, last), tells=bool(telling))
         return telling
-
-    def _words(self, line: bytes, number: int, *, tells: bool) -> None:
-        text = one_line(line[: 4 * MAX_DETAIL].decode("utf-8", "replace"))
-        self.tally.words(text, Place(Stream.STDERR, number), tells=tells)

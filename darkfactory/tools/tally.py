@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, assert_never
 
-from attrs import define, field, frozen
+from attrs import asdict, define, field, frozen
 
 from darkfactory.model import signals as seen
 from darkfactory.model.ends import CLASSES, Blame, ErrorClass
@@ -17,6 +17,7 @@ ANSWER_CHARS = 4000
 _OPEN_CALLS = 256
 """Tool calls that are told apart while they have not ended."""
 _OPEN_TASKS = 256
+NOTHING = Counts()
 
 
 @frozen
@@ -71,8 +72,8 @@ class Tally:
     _words_tell: bool = False
     _open: dict[str, None] = field(factory=dict)
     """The ids of tool calls that have not ended."""
-    _counts: Counts = field(factory=Counts)
-    """Since they were last taken."""
+    _counts: dict[str, int] = field(factory=lambda: asdict(NOTHING))
+    """Since they were last taken: the fields of `Counts`."""
 
     @property
     def totals(self) -> Totals:
@@ -108,7 +109,7 @@ class Tally:
 
     def counts(self) -> Counts:
         """What came since this was called last."""
-        counts, self._counts = self._counts, Counts()
+        counts, self._counts = Counts(**self._counts), asdict(NOTHING)
         return counts
 
     def take(self, signal: Signal, place: Place | None = None) -> None:
@@ -121,7 +122,7 @@ class Tally:
                 self.waiting = None
             case seen.ApiCall(count):
                 self.api_calls = (self.api_calls or 0) + count
-                self._count(api_calls=count)
+                self._counts["api_calls"] += count
                 if count:
                     self.waiting = None
             case seen.Usage():
@@ -140,7 +141,7 @@ class Tally:
             case seen.Error():
                 self.error, self.error_at = signal, place
             case seen.Warning():
-                self._count(warnings=1)
+                self._counts["warnings"] += 1
             case seen.BackgroundTask(is_open, task):
                 if not is_open:
                     self.background.discard(task)
@@ -155,15 +156,13 @@ class Tally:
 
     def lines(self, lines: int, error_lines: int = 0) -> None:
         """Take lines of a program that says nothing else of itself."""
-        self._count(lines=lines, error_lines=error_lines)
+        self._counts["lines"] += lines
+        self._counts["error_lines"] += error_lines
 
     def words(self, text: str, place: Place, *, tells: bool) -> None:
         """Take a line of stderr; `tells` of an error or is just the last one so far."""
         if tells or not self._words_tell:
             self.last_words, self.last_words_at, self._words_tell = text, place, tells
-
-    def _count(self, **more: int) -> None:
-        self._counts += Counts(**more)
 
     def _use(self, usage: Usage) -> None:
         before: Tally | Usage = self
@@ -196,14 +195,16 @@ class Tally:
         else:
             self.tool_calls += 1
         self.tool_failures += not call.ok
-        self._count(tool_calls=1, tool_failures=int(not call.ok))
+        self._counts["tool_calls"] += 1
+        self._counts["tool_failures"] += not call.ok
 
     def _end(self, end: Finished, place: Place | None) -> None:
         self.finished, self.finished_at, self.waiting = end, place, None
         if end.ok:
             self.error = self.error_at = None
         own_fault = not end.ok and CLASSES[end.error or ErrorClass.UNKNOWN].blame is Blame.AGENT
-        self._count(finishes=1, bad_finishes=int(own_fault))
+        self._counts["finishes"] += 1
+        self._counts["bad_finishes"] += own_fault
 
 
 def _less(total: Any, earlier: Any) -> Any:

@@ -74,7 +74,9 @@ def one_line(value: object) -> str:
         return ""
     # An answer can be megabytes; the margin leaves room for the white space that collapses.
     words = " ".join(value[: 4 * MAX_DETAIL].split())
-    clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in words)
+    clean = words
+    if not words.isprintable():
+        clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in words)
     return clean if len(clean) <= MAX_DETAIL else clean[: MAX_DETAIL - 1] + "…"
 
 

@@ -256,6 +256,24 @@ class TestTools:
     def test_need_a_program_that_has_a_name(self, fault):
         assert fault(f'{AGENT}[tools.mine]\nargv = ["", "x"]\n')[:2] == ("tools.mine.argv[0]", 7)
 
+    @pytest.mark.parametrize("key", ["success", "error", "throttle"])
+    @pytest.mark.parametrize(
+        ("pattern", "problem"),
+        [
+            ("(", "is no regular expression: missing ), unterminated subpattern at position 0"),
+            ("x{99999999999}", "is no regular expression: the repetition number is too large"),
+            ("", "matches every line, also an empty one"),
+            ("x*", "matches every line, also an empty one"),
+        ],
+    )
+    def test_have_patterns_that_can_be_searched(self, fault, key, pattern, problem):
+        found = fault(f"{AGENT}[tools.mine]\nargv = ['x']\n{key} = '{pattern}'\n")
+        assert found[:3] == (f"tools.mine.{key}", 8, problem)
+
+    def test_have_a_map_that_tells_events_apart(self, fault):
+        found = fault(f"{AGENT}[tools.mine]\nargv = ['x']\n[tools.mine.jsonl]\ntype = []\n")
+        assert found[:3] == ("tools.mine.jsonl.type", 9, "must not be empty")
+
     @pytest.mark.parametrize("program", ["~/bin/claude", "${HOME}/bin/claude"])
     def test_are_not_looked_for_under_names_that_nothing_expands(self, fault, program):
         path, _, problem, remedy = fault(AGENT.replace('"bash"', f'"{program}"'))

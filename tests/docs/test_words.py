@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 import darkfactory
-from darkfactory.model.ends import Reason
+from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.fleet import AgentDefinition, AgentLayer
+from darkfactory.model.signals import Totals
 from darkfactory.model.state import Phase
 from darkfactory.policy.restart import AFTER
 from darkfactory.tools import BUILTIN, demo_agent
@@ -42,6 +44,24 @@ def test_the_table_of_ends_is_the_one_that_is_obeyed(tables: Tables):
     }
     assert documented == obeyed
     assert set(AFTER) == set(Reason)
+
+
+def test_the_table_of_classes_is_the_one_that_is_judged_by(tables: Tables):
+    rows = tables("concepts")["What went wrong"]
+    documented = {row[0].strip("`"): [row[1].strip("`"), *row[2:4]] for row in rows}
+    judged_by = {
+        error.value: [meaning.reason.value, "yes" if meaning.retryable else "no", meaning.blame.value]
+        for error, meaning in CLASSES.items()
+    }
+    assert documented == judged_by
+    assert set(CLASSES) == set(ErrorClass)
+    assert all(row[4] for row in rows)
+
+
+def test_what_a_verdict_and_an_output_told_is_explained(page: Callable[[str], str]):
+    (row,) = [line for line in page("operations").splitlines() if line.startswith("| `run_ended` |")]
+    told = {field.name for field in attrs.fields(Totals)} | {field.name for field in attrs.fields(Verdict)}
+    assert {name for name in told if f"`{name}`" not in row} == set()
 
 
 def test_every_reason_of_the_gate_is_explained(tables: Tables):
