@@ -41,10 +41,10 @@ _WORDS = (
     (ErrorClass.THROTTLED, r"\b429\b|rate.?limit|too many requests"),
     (ErrorClass.TRUNCATED, r"max.output.tokens|output token maximum"),
     (ErrorClass.AUTH, r"api.key|not logged in|missing environment variable|authenticat|unauthorized|oauth token"),
-    (ErrorClass.MODEL_NOT_FOUND, r"selected model|model\b.*(not found|not exist|not supported)"),
+    (ErrorClass.MODEL_NOT_FOUND, r"selected model(?! is at capacity)|model\b.*(not found|not exist|not supported)"),
     (ErrorClass.BUDGET, r"budget (reached|exhausted|exceeded)"),
     (ErrorClass.NETWORK, r"\becon\w+|connection|sending request|for network|disconnected|timed out|getaddrinfo"),
-    (ErrorClass.PROVIDER_DOWN, r"high demand|overloaded|server.error|bad gateway|service unavailable"),
+    (ErrorClass.PROVIDER_DOWN, r"at capacity|high demand|overloaded|server.error|bad gateway|service unavailable"),
     (ErrorClass.REFUSED, r"content.filter|\brefus|usage polic"),
     (ErrorClass.INVALID_REQUEST, r"invalid.request|invalid value|bad request"),
     (

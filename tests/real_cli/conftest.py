@@ -55,6 +55,17 @@ class Ended:
     """Its `run_ended` in the journal."""
 
     @property
+    def outcome(self) -> tuple[str, str | None]:
+        """Its terminal reason, and what went wrong."""
+        return self.record["reason"], self.record.get("error_class")
+
+    @property
+    def session(self) -> str:
+        """The program's own id of it, taken from its first event."""
+        first = self.events[0]
+        return first.get("session_id") or first["thread_id"]
+
+    @property
     def summary(self) -> dict[str, Any]:
         """Its `run.json`."""
         return json.loads((self.directory / "run.json").read_text())
@@ -93,8 +104,9 @@ class Stage:
 
     def agent(self, cli: str, server: ModelServer, **options: Any) -> AgentDefinition:
         """An agent of that program, whose provider is the server. codex goes without its sandbox unless it is said."""
-        env = {"ANTHROPIC_API_KEY": "sk-fake", "ANTHROPIC_BASE_URL": server.url}
-        if cli == "codex":
+        if cli == "claude":
+            env = {"ANTHROPIC_BASE_URL": server.url, options.pop("key", "ANTHROPIC_API_KEY"): "sk-fake"}
+        else:
             env = {"CODEX_API_KEY": "sk-fake"}
             options["args"] = ("-c", f'openai_base_url="{server.url}/v1"', *options.get("args", ()))
             options.setdefault("permissions", Permissions.FULL_ACCESS)

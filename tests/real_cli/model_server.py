@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import trio
 from attrs import define, field, frozen
 
-RESETS_AT = datetime(2099, 12, 31, tzinfo=UTC)
+from darkfactory.devices.clock import SystemClock
+
+RESETS_AT = SystemClock().utc() + timedelta(hours=2)
 """When a usage limit ends."""
 
 

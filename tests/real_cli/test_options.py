@@ -43,20 +43,26 @@ def commits(work: Path, stage: Stage):
 
 
 async def act(stage: Stage, cli: str, **options) -> Ended:
-    """A run that edits, tests, downloads and commits, as far as it may."""
+    """A run that looks, edits, tests, downloads and commits, as far as it may."""
     async with model_server() as server:
-        server.steps += [Shell(EDIT), Shell(TEST), Shell(online(server.port)), Shell(COMMIT), Say()]
+        server.steps += [Shell("ls"), Shell(EDIT), Shell(TEST), Shell(online(server.port)), Shell(COMMIT), Say()]
         async with stage.factory(stage.agent(cli, server, **options)) as (factory, directory):
             await factory.wait_statuses(lambda agents: not agents[0].running)
         ended = stage.ended(directory, server)
     assert ended.record["reason"] == "succeeded", ended.told()
-    assert len(ended.server.requests) == 5
+    assert len(ended.server.requests) == 6
     return ended
 
 
 def done(work: Path) -> set[str]:
     """What came of it in the working directory; a file that was opened and not written is nothing."""
     return {path.name for path in work.iterdir() if path.is_file() and path.stat().st_size}
+
+
+async def test_an_agent_that_may_do_nothing_that_it_tries_has_not_succeeded(stage: Stage):
+    ended = await stage.run("claude", Shell(TEST), Say(), permissions=Permissions.READ_ONLY)
+    assert ended.outcome == ("failed", "permission_denied"), ended.told()
+    assert ended.record["denials"] == 1
 
 
 @pytest.mark.usefixtures("sandbox")
@@ -110,22 +116,22 @@ async def test_claude_does_it_all_by_default_since_it_has_no_sandbox_to_do_it_in
 async def test_claude_refuses_root_what_the_fleet_file_is_refused_for(stage: Stage):
     skip = ("--dangerously-skip-permissions",)
     refused = await stage.run("claude", Say(), args=skip, env_pass=("PATH", "HOME", "IS_SANDBOX"))
-    assert (refused.record["reason"], refused.record["exit_code"]) == ("failed", 1)
-    assert "root" in (refused.directory / "stderr").read_text()
+    assert (refused.outcome, refused.record["exit_code"]) == (("failed", "config"), 1)
+    assert "root" in refused.record["detail"]
     allowed = await stage.run("claude", Say(), args=skip, env={"IS_SANDBOX": "1"})
     assert allowed.record["reason"] == "succeeded", allowed.told()
 
 
 async def test_claude_stops_at_its_limit_of_turns(stage: Stage):
     ended = await stage.run("claude", Shell("true"), max_turns=2)
-    assert ended.record["reason"] == "failed", ended.told()
+    assert ended.outcome == ("max_turns", "max_turns"), ended.told()
     assert len(ended.server.requests) == 2
 
 
 async def test_claude_stops_at_its_limit_of_money(stage: Stage):
     """Each answer costs about half a cent."""
     ended = await stage.run("claude", Shell("true"), max_cost_usd=0.008)
-    assert ended.record["reason"] == "failed", ended.told()
+    assert ended.outcome == ("budget", "budget"), ended.told()
     assert len(ended.server.requests) == 2
 
 
@@ -136,14 +142,23 @@ async def test_a_model_is_asked_for_by_its_name(stage: Stage, cli):
 
 async def test_a_session_goes_on_where_it_was(stage: Stage, cli):
     first = await stage.run(cli, Say("The word is xylophone."))
-    session = next(each.get("session_id") or each.get("thread_id") for each in first.events)
-    second = await stage.run(cli, Say(), resume=session)
-    assert second.record["reason"] == "succeeded", second.told()
-    (request,) = second.server.requests
-    assert "The word is xylophone." in str(request)
+    async with (
+        model_server(Say()) as server,
+        stage.factory(stage.agent(cli, server, resume=first.record["session"])) as (factory, second),
+    ):
+        await factory.wait_statuses(lambda agents: not agents[0].running)
+        admission = await factory.start("agent")
+        await factory.wait_statuses(lambda agents: not agents[0].running)
+    runs = [stage.ended(second.with_name(run), server) for run in (second.name, admission.run_id)]
+    for request, run in zip(server.requests, runs, strict=True):
+        assert "The word is xylophone." in str(request)
+        assert run.outcome == ("succeeded", None), run.told()
+        assert run.record["session"] == first.record["session"]
+    # Both programs add up what a session has used, but a run is told what it used itself.
+    assert runs[1].record["input_tokens"] == 1000
 
 
 async def test_a_session_that_does_not_exist_is_a_failure(stage: Stage, cli):
     ended = await stage.run(cli, Say(), resume="01a20799-f09e-7561-a62f-935552842240")
-    assert ended.record["reason"] == "failed", ended.told()
+    assert ended.outcome == ("failed", "config"), ended.told()
     assert ended.server.requests == []

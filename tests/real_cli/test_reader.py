@@ -46,7 +46,8 @@ async def test_what_is_printed_while_the_factory_is_stopped_is_read_when_it_goes
     ended = stage.ended(stage.state / "runs" / begun["run"], server)
     printed = (ended.directory / "stdout").stat().st_size
     assert printed > 1024**2
-    assert ended.record["reason"] == "succeeded", ended.told()
+    assert ended.outcome == ("succeeded", None), ended.told()
+    assert (ended.record["detail"], ended.record["tool_calls"]) == ("The last.", TURNS + 1)
     assert ended.summary["output_bytes"] == printed + (ended.directory / "stderr").stat().st_size
     assert not ended.summary["output_unread"]
 

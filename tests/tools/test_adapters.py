@@ -374,6 +374,16 @@ CODEX = {
         line(type="turn.failed", error={"message": '{"error": {"message": "Bad.", "type": "invalid_request_error"}}'}),
         (Finished(False, "Bad. (invalid_request_error)", ErrorClass.INVALID_REQUEST),),
     ),
+    "a model that is busy": (
+        line(type="turn.failed", error={"message": "Selected model is at capacity. Please try a different model."}),
+        (
+            Finished(
+                False,
+                "Selected model is at capacity. Please try a different model.",
+                error=ErrorClass.PROVIDER_DOWN,
+            ),
+        ),
+    ),
     "a failure without a word": (line(type="turn.failed", error="odd"), (Finished(False),)),
     "a budget of its own": (
         line(type="turn.failed", error={"message": "budget reached"}),
