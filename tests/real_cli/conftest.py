@@ -122,7 +122,7 @@ class Stage:
     @asynccontextmanager
     async def factory(self, agent: AgentDefinition) -> AsyncIterator[tuple[AgentOrchestrator, Path]]:
         """A factory with that agent, which has been started; and the directory of its run."""
-        fleet = OrchestratorConfig(working_dir=self.work, agents=(agent,), state_dir=self.state)
+        fleet = OrchestratorConfig(working_dir=self.work, agents=(agent,), state_dir=self.state, nice=0)
         with trio.fail_after(LIMIT_SECS):
             async with open_factory(fleet, machine=self.machine) as factory:
                 admission = await factory.start("agent")

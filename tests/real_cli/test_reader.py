@@ -60,6 +60,7 @@ def fleet(stage: Stage, agent: AgentDefinition) -> str:
     return f"""
 working_dir = {json.dumps(str(stage.work))}
 state_dir = {json.dumps(str(stage.state))}
+nice = 0
 
 [[agents]]
 name = "agent"
