@@ -1,9 +1,9 @@
 """What does following output cost the children, and how many lines a second are counted?
 
 Ten children write 200,000 lines of 100 bytes, one write(2) each; once with nobody reading, once as runs of a real
-factory, in turns; each in a session of its own, since the kernel shares processors out by session (autogroup). The
-children's time is from the common start to the last one's end. Lines a second: until the last
-of them was counted.
+factory, in turns; each in a session of its own, since the kernel shares processors out by session (autogroup), and as
+nice as the factory makes them, since that is not what following costs. The children's time is from the common start to
+the last one's end. Lines a second: until the last of them was counted.
 
     python benchmarks/follow.py [ROUNDS]
 """
@@ -30,7 +30,11 @@ CHILDREN = 10
 LINES = 200_000
 CHILD = """
 import os, sys, time
-directory, lines = sys.argv[1], int(sys.argv[2])
+directory, lines, nice = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+if nice:
+    os.nice(nice)
+    try: open('/proc/self/autogroup', 'w').write(str(nice))
+    except OSError: pass
 line = b'x' * 99 + b'\\n'
 def stamp(name):
     fd = os.open(directory + name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -65,9 +69,9 @@ class Counting(Intake):
         self.lines += counts.lines
 
 
-def command(directory: Path) -> tuple[str, ...]:
+def command(directory: Path, nice: int = 0) -> tuple[str, ...]:
     """A child that says when it is ready, waits for the file `go`, writes, and says when it has ended."""
-    return (sys.executable, "-S", "-c", CHILD, str(directory), str(LINES))
+    return (sys.executable, "-S", "-c", CHILD, str(directory), str(LINES), str(nice))
 
 
 def times(directory: Path, what: str) -> list[float]:
@@ -88,10 +92,11 @@ async def go(directory: Path) -> float:
 
 async def unread(directory: Path) -> float:
     """The children's time with nobody reading."""
+    alike = command(directory, darkfactory.OrchestratorConfig(directory).nice)
     async with trio.open_nursery() as nursery:
         for number in range(CHILDREN):
             output = (directory / f"out-{number}").open("ab")  # closed with its child
-            nursery.start_soon(partial(trio.run_process, command(directory), stdout=output, start_new_session=True))
+            nursery.start_soon(partial(trio.run_process, alike, stdout=output, start_new_session=True))
         begun = await go(directory)
     return max(times(directory, "ends")) - begun
 

@@ -62,6 +62,7 @@ _LIMITS = {
     "minor_threshold": _FRACTION,
     "moderate_finish_secs": _TIME,
     "moderate_threshold": _FRACTION,
+    "nice": Limit(0, 19),
     "period_secs": _SOME_TIME,
     "retries": Limit(0),
     "severe_threshold": _FRACTION,

@@ -14,7 +14,9 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from time import perf_counter
 
 import trio
 from attrs import Factory, define
@@ -29,6 +31,11 @@ POLL_SECS = 0.05
 CHUNK_BYTES = 64 * 1024
 ROUND_BYTES = 4 * 1024 * 1024
 """The most that is read of one file before its sink is flushed."""
+
+CROWD = 8
+"""So many may wait for their turn to read before the readers rest."""
+REST_DIVISOR = 4
+"""A turn is followed by a rest of its own length times those beyond the crowd, divided by this."""
 
 _IN_MODIFY = 0x0000_0002
 _IN_Q_OVERFLOW = 0x0000_4000
@@ -154,13 +161,43 @@ class _Watches:
 
 
 @define(eq=False)
+class _Turns:
+    """Whose turn it is to read a chunk: one live run's and one ended run's at a time, first come, first served.
+
+    When a hundred runs flood, all their tasks are ready at once, and whoever else is ready would wait until each had
+    read its chunk; so between any two chunks everybody else has a go. And reading is all that this process does then:
+    it takes what the kernel gives to one busy session among a hundred, and a decision waits until it is given more. So
+    the more runs wait for a turn, the longer nobody reads after one, and the process is seldom the one that has used up
+    its share. What is not read waits in the files. For the rest of an ended run's output its verdict waits, so that is
+    read without rests.
+    """
+
+    _live: trio.Lock = Factory(trio.Lock)
+    _ended: trio.Lock = Factory(trio.Lock)
+
+    @asynccontextmanager
+    async def live(self) -> AsyncIterator[None]:
+        """The body reads one chunk; nobody else of the live reads for a while afterwards if many wait. A checkpoint."""
+        async with self._live:
+            begun = perf_counter()
+            yield
+            crowd = self._live.statistics().tasks_waiting - CROWD
+            if crowd > 0:
+                await trio.sleep((perf_counter() - begun) * crowd / REST_DIVISOR)
+
+    def ended(self) -> trio.Lock:
+        """The body reads one chunk."""
+        return self._ended
+
+
+@define(eq=False)
 class Followed:
     """The output of one run, from its launch until `finish`."""
 
     _files: tuple[_File, ...]
     _sink: Sink
-    _turn: trio.Lock
-    """Held while a chunk is read and fed, one at a time among all runs. See `Follower`."""
+    _turns: _Turns
+    """One for all runs."""
     _forget: Callable[[Followed], None]
     _max_bytes: int | None = None
     """Fed more than this, it does not read on at the end; None: whatever there is."""
@@ -170,6 +207,9 @@ class Followed:
     _changed: trio.Event = Factory(trio.Event)
     _reading: trio.CancelScope = Factory(trio.CancelScope)
     _finished: bool = False
+    """`finish` was called."""
+    _in_line: trio.CancelScope = Factory(trio.CancelScope)
+    """Where the task that holds the lock waits for its turn."""
 
     async def finish(self) -> None:
         """Feed the sink the rest, flush it, and close the files; for when nobody writes any more.
@@ -177,21 +217,19 @@ class Followed:
         To be called once, also while nobody serves. A checkpoint. It takes as long as there is something to read and
         it may be read. Cancelled, it closes the files all the same.
         """
+        self._finished = True
+        self._in_line.cancel()
         try:
             async with self._lock:
-                self._stop_reading()
+                self._reading.cancel()
                 await self._read(limit=None)
                 await self._sink.flush()  # also what a cancelled round has fed
         finally:
-            # Should the reading task still hold the lock: it meets its cancellation before it touches a file again.
-            self._stop_reading()
+            # Should the reading task still hold the lock: it sees `_finished` before it touches a file again.
+            self._reading.cancel()
             self._forget(self)
             for file in self._files:
                 os.close(file.fd)
-
-    def _stop_reading(self) -> None:
-        self._finished = True
-        self._reading.cancel()
 
     async def serve(self, watches: _Watches) -> None:
         """The reading task: feed what comes, until finished. A sink that makes us wait holds up nobody else."""
@@ -220,18 +258,23 @@ class Followed:
         self._changed.set()
 
     async def _read(self, limit: int | None) -> bool:
-        """Read each file to its end, or about `limit` bytes of it; whether the sink was told anything."""
+        """Read each file to its end, or about `limit` bytes of it; whether the sink was told anything.
+
+        With a limit it is the reading task that reads, and it stops as soon as `finish` is called.
+        """
         await trio.lowlevel.checkpoint()
         told = False
         self._sink.written(sum(file.size() for file in self._files))
         for file in self._files:
             count = 0
-            while limit is None or count < limit:
+            while limit is None or (count < limit and not self._finished):
                 if limit is None and self._max_bytes is not None and self._fed_bytes > self._max_bytes:
                     break
-                async with self._turn:
-                    offset = file.offset
-                    size = file.read(self._sink)
+                offset, size = file.offset, 0
+                with trio.CancelScope() as self._in_line:
+                    async with self._turns.ended() if limit is None else self._turns.live():
+                        if limit is None or not self._finished:  # else the files may be closed
+                            size = file.read(self._sink)
                 self._fed_bytes += size
                 told = told or size > 0 or file.offset != offset
                 if not size:
@@ -244,12 +287,11 @@ class Followed:
 class Follower:
     """The follower service of a factory: one inotify instance, and a task for each run while it is served.
 
-    The tasks take turns, a chunk each. When a hundred runs flood, all their tasks are ready at once, and whoever else
-    is ready would wait until each had read its chunk; so between any two chunks everybody else has a go.
+    The tasks take turns, a chunk each.
     """
 
     _open_inotify: Callable[[], Inotify] = Inotify
-    _turn: trio.Lock = Factory(trio.Lock)
+    _turns: _Turns = Factory(_Turns)
     _all: set[Followed] = Factory(set)
     _serving: tuple[trio.Nursery, _Watches] | None = None
 
@@ -259,7 +301,7 @@ class Follower:
         May be called before, while and after it is served; `Followed.finish` must follow.
         """
         opened = tuple(_File(stream, fd) for stream, fd in files.items())
-        followed = Followed(opened, sink, self._turn, forget=self._all.discard, max_bytes=max_bytes)
+        followed = Followed(opened, sink, self._turns, forget=self._all.discard, max_bytes=max_bytes)
         self._all.add(followed)
         if self._serving is not None:
             nursery, watches = self._serving

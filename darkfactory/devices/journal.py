@@ -27,7 +27,7 @@ import trio
 from attrs import define, field
 from trio_util import AsyncValue
 
-from darkfactory.devices import segments
+from darkfactory.devices import segments, threads
 from darkfactory.devices.reserve import Reserve
 from darkfactory.devices.segments import Line, Segment, decode, encode
 
@@ -84,7 +84,7 @@ def _to_a_thread() -> Offload:
     limiter = trio.CapacityLimiter(1)  # of its own, so that other thread work cannot hold up a sync
 
     async def offload(work: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(work, limiter=limiter)
+        return await threads.run_sync(work, limiter=limiter)
 
     return offload
 

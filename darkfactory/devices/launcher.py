@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -284,7 +285,7 @@ class RealProcess:
             return None
         members = self._kin.members(await self._table.snapshot())
         alive = [member.pid for member in members if member.alive]
-        return await trio.to_thread.run_sync(containment.memory_of, alive, limiter=self._table.limiter)
+        return await threads.run_sync(partial(containment.memory_of, alive), limiter=self._table.limiter)
 
     def out_of_memory(self) -> bool:
         """Whether the kernel has ended it at its limit."""
@@ -357,6 +358,8 @@ def _start(spec: LaunchSpec, marks: str, cgroups: Cgroups | None) -> _Started:
                 cgroup.add(popen.pid)
             if spec.max_memory_bytes is not None:
                 _limit_memory(popen.pid, spec.max_memory_bytes)
+            if spec.nice:
+                _be_nice(popen.pid, spec.nice)
             pidfd = os.pidfd_open(popen.pid)
             undo.callback(os.close, pidfd)
             started = _Started(popen, pidfd, containment.start_time(popen.pid), followed, cgroup)
@@ -424,6 +427,18 @@ def _limit_memory(pid: int, max_bytes: int) -> None:
         hard = resource.prlimit(pid, resource.RLIMIT_DATA)[1]
         limit = max_bytes if hard == resource.RLIM_INFINITY else min(max_bytes, hard)
         resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
+
+
+def _be_nice(pid: int, nice: int) -> None:
+    """Give it less of the processors than us when they are short; its children inherit that.
+
+    Where the kernel shares them out by session first (autogroup), what counts is the session's own niceness; children
+    in sessions of their own do not inherit that, and it takes ten changes a second from any user but root.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or changed its user
+        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
+    with contextlib.suppress(OSError):  # a kernel without it, or one that has had ten
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 def _abandon(popen: subprocess.Popen[bytes]) -> None:

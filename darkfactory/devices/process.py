@@ -33,6 +33,8 @@ class LaunchSpec:
     max_memory_bytes: int | None = None
     max_output_bytes: int | None = None
     """Once the sink was fed more than this, `drain` reads no further (a sparse file is made in no time); None: all."""
+    nice: int = 0
+    """Added to our own niceness, as far as that goes."""
 
 
 class Sink(Protocol):

@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+T = TypeVar("T")
+
 
 def none_left(error: RuntimeError) -> bool:
     """Whether Python says with this that the system gave it no thread (EAGAIN); it has no class of its own."""
     return str(error).startswith("can't start new thread")
+
+
+async def run_sync(work: Callable[[], T], *, limiter: trio.CapacityLimiter) -> T:
+    """Call it in a thread; where none is to be had, in the loop, which is held up for that long.
+
+    For what cannot wait until the agents have left their user room for a thread. A checkpoint; once it was called, its
+    end is waited for, also under cancellation.
+    """
+    try:
+        return await trio.to_thread.run_sync(work, limiter=limiter)
+    except RuntimeError as error:
+        if not none_left(error):
+            raise
+    return work()

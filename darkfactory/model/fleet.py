@@ -258,6 +258,8 @@ class OrchestratorConfig:
     state_dir: Path | None = None
     """None means `darkfactory/<name>` in the user's state directory."""
     max_concurrent_runs: int = 10
+    nice: int = 10
+    """How much less the processors heed the agents than us, 0 to 19: that many busy ones must not delay a decision."""
     shutdown_grace_secs: float = 10.0
     min_free_bytes: int = 1024**3
     """Nothing starts with less room than this where the agents work and where their output goes; 0: no such floor."""

@@ -31,6 +31,8 @@ class Run:
     cause: Cause
     occurrence: datetime | None
     attempt: int
+    excused: int
+    """How many of the attempts before it used none of the agent's `retries`."""
     since: float
     phase: Phase = Phase.STARTING
     pid: int | None = None
@@ -55,6 +57,8 @@ class Request:
     """UTC: from when it may start, and its TTL counts; a retry's lies in the future."""
     occurrence: datetime | None = None
     attempt: int = 1
+    excused: int = 0
+    """How many of the attempts before it use none of the agent's `retries`."""
     not_before: float = -inf
     """Trio seconds."""
     delayed_by: str = "backoff"
@@ -144,8 +148,8 @@ class State:
     """In the order of the fleet file."""
     runs: Mapping[str, str] = field(factory=dict)
     """Run id -> agent, for every run without a verdict."""
-    queue: tuple[Request, ...] = ()
-    """FIFO; at most one for each (agent, cause)."""
+    queue: Mapping[tuple[str, Cause], Request] = field(factory=dict)
+    """By key, so that there is one for each at most; FIFO."""
     stopping: Stopping | None = None
     regroup: Regroup | None = None
     """None while nobody is restarted together with others."""
@@ -172,6 +176,16 @@ class State:
 
 
 @frozen
+class Pending:
+    """What is remembered of a request that was accepted and neither begun nor dropped."""
+
+    wanted_at: datetime
+    occurrence: datetime | None = None
+    attempt: int = 1
+    excused: int = 0
+
+
+@frozen
 class Durable:
     """What outlives the process: the fold of the journal. Times are UTC."""
 
@@ -180,8 +194,8 @@ class Durable:
     holds: Mapping[str, Hold] = field(factory=dict)
     bad_ends: Mapping[str, tuple[datetime, ...]] = field(factory=dict)
     """Oldest first; not yet cut to the period, which the configuration may have changed."""
-    pending: Mapping[tuple[str, Cause], tuple[datetime, datetime | None, int]] = field(factory=dict)
-    """(agent, cause) -> wanted_at, occurrence, attempt: accepted and neither begun nor dropped."""
+    pending: Mapping[tuple[str, Cause], Pending] = field(factory=dict)
+    """By `Request.key`."""
     alive: Mapping[str, str] = field(factory=dict)
     """Run id -> agent: begun and without a verdict."""
     runs_on: Mapping[str, tuple[date, int]] = field(factory=dict)

@@ -66,17 +66,21 @@ def initial(
             forgotten.add((definition.name, Cause.CRON))
     for run_id, name in durable.alive.items():
         draft.record("run_ended", Severity.WARNING, run=run_id, agent=name, reason=Reason.LOST.value)
-    for (name, cause), (wanted_at, occurrence, attempt) in durable.pending.items():
+    for (name, cause), waits in durable.pending.items():
         if name in draft.agents and (name, cause) not in forgotten:
             definition = draft.agents[name].definition
-            if occurrence is not None and attempt == 1:
-                not_before, delayed_by = _jittered(draft, name, occurrence), "jitter"
+            if waits.occurrence is not None and waits.attempt == 1:
+                not_before, delayed_by = _jittered(draft, name, waits.occurrence), "jitter"
             else:
                 # what was backing off goes on to; but no longer than it could have been told to, whatever the clock did
                 layer = config.layers[definition.layer]
-                wait = min((wanted_at - when.utc).total_seconds(), layer.backoff_max_secs * (1 + layer.backoff_jitter))
+                wait = min(
+                    (waits.wanted_at - when.utc).total_seconds(), layer.backoff_max_secs * (1 + layer.backoff_jitter)
+                )
                 not_before, delayed_by = when.at + wait, "backoff"
-            draft.queue.append(Request(name, cause, wanted_at, occurrence, attempt, not_before, delayed_by))
+            draft.queue[name, cause] = Request(
+                name, cause, waits.wanted_at, waits.occurrence, waits.attempt, waits.excused, not_before, delayed_by
+            )
     for name, agent in draft.agents.items():
         if agent.hold is not None:
             siblings.join(draft, name)
@@ -170,7 +174,7 @@ def _deadlines(draft: Draft) -> None:
     if draft.sweep_at <= at:
         draft.sweep_at = draft.when.at + SWEEP_SECS
         draft.touched.update(dict.fromkeys(draft.agents))
-        draft.gate_moved = True
+        draft.gate_moved = draft.ask_all = True
 
 
 def _tools_checked(draft: Draft, event: events.ToolsChecked) -> None:
@@ -207,7 +211,7 @@ def _occurrence(draft: Draft, event: events.Spawn) -> None:
     name = event.agent
     not_before = _jittered(draft, name, event.occurrence)
     request = Request(name, Cause.CRON, draft.when.utc, event.occurrence, not_before=not_before, delayed_by="jitter")
-    superseded = _take_from_queue(draft, name, Cause.CRON)
+    superseded = draft.queue.pop(request.key, None)
     if superseded is not None:
         drop(draft, superseded, Refuse("superseded", "a newer occurrence came while it waited"))
         request = evolve(request, not_before=min(request.not_before, superseded.not_before))
@@ -225,7 +229,7 @@ def _occurrence(draft: Draft, event: events.Spawn) -> None:
     restarts = agent.definition.overlap is Overlap.RESTART and not isinstance(ask_gate(draft, request), Refuse)
     if agent.run is not None and restarts:  # nothing is stopped for an occurrence that could not start
         stop_run(draft, agent.run, Reason.CANCELLED, "a newer occurrence of its schedule has come")
-    draft.queue.append(request)
+    draft.queue[request.key] = request
     draft.gate_moved = True
 
 
@@ -237,13 +241,6 @@ def _jittered(draft: Draft, name: str, occurrence: datetime) -> float:
     jitter = draft.agents[name].definition.jitter_secs * fraction("jitter", name, timestamp(occurrence))
     late = max(0.0, (draft.when.utc - occurrence).total_seconds())
     return draft.when.at + jitter - late
-
-
-def _take_from_queue(draft: Draft, name: str, cause: Cause) -> Request | None:
-    for index, request in enumerate(draft.queue):
-        if request.key == (name, cause):
-            return draft.queue.pop(index)
-    return None
 
 
 def _run_started(draft: Draft, event: events.RunStarted) -> None:
@@ -324,7 +321,8 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
 def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None:
     agent = draft.agents[run.agent]
     layer = draft.config.layers[run.layer]
-    match restart.after(verdict.reason, run.layer):
+    again = restart.after(verdict.reason, run.layer)
+    match again:
         case Again.NO | Again.RECONCILED:
             return
         case Again.CURED if verdict.reason is Reason.DISK:
@@ -337,14 +335,14 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None
                 delayed_by = "budget"
         case Again.COOLED:
             delay, delayed_by = layer.success_cooldown_secs, "cooldown"
-        case Again.RETRIED if run.attempt > agent.definition.retries or verdict.retryable is False:
+        case Again.RETRIED if run.attempt - run.excused > agent.definition.retries or verdict.retryable is False:
             return
         case Again.BACKED_OFF | Again.RETRIED | Again.REPEATED:
             delay = restart.backoff(bad_ends, layer, fraction(draft.seed, "backoff", run.id))
             delayed_by = "backoff"
             if run.layer is AgentLayer.SAFETY:
                 siblings.join(draft, run.agent, draft.when.at + delay)
-    if any(request.key == (run.agent, run.cause) for request in draft.queue):
+    if (run.agent, run.cause) in draft.queue:
         occurrence = timestamp(run.occurrence) if run.occurrence else None
         draft.record(
             "retry_dropped",
@@ -361,6 +359,7 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None
         wanted_at=draft.when.utc + timedelta(seconds=delay),
         occurrence=run.occurrence,
         attempt=1 if run.cause is Cause.ALWAYS_ON else run.attempt + 1,
+        excused=0 if run.cause is Cause.ALWAYS_ON else run.excused + (again in restart.EXCUSED),
         not_before=draft.when.at + delay,
         delayed_by=delayed_by,
     )
@@ -371,10 +370,10 @@ def _start_asked(draft: Draft, event: events.StartAsked) -> None:
     key = (event.agent, Cause.OPERATOR)
     if draft.stopping is not None:
         draft.outcomes[key] = Refuse("stopping", "the factory stops")
-    elif any(request.key == key for request in draft.queue):
+    elif key in draft.queue:
         draft.outcomes[key] = Queue("already_queued", "an earlier request of the same kind waits")
     elif draft.looked_at:
-        draft.queue.append(Request(event.agent, Cause.OPERATOR, draft.when.utc))
+        draft.queue[key] = Request(event.agent, Cause.OPERATOR, draft.when.utc)
         draft.gate_moved = True
     else:
         draft.outcomes[key] = starting = Queue("starting", "the factory is starting")

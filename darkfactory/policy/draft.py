@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import define, evolve, field
 
-from darkfactory.model.actions import Action, Admission, Record, Severity
+from darkfactory.model.actions import Action, Admission, Cause, Record, Severity
 from darkfactory.model.events import Moment
 from darkfactory.model.fleet import OrchestratorConfig
 from darkfactory.model.state import AgentState, Durable, Regroup, Request, Run, State, Stopping
@@ -27,7 +27,7 @@ class Draft:
     config: OrchestratorConfig
     agents: dict[str, AgentState]
     runs: dict[str, str]
-    queue: list[Request]
+    queue: dict[tuple[str, Cause], Request]
     stopping: Stopping | None
     regroup: Regroup | None
     looked_at: bool
@@ -42,7 +42,9 @@ class Draft:
     """Agents to reconcile before this draft is done, in the order they were touched."""
     gate_moved: bool = False
     """Something that the gate looks at has changed."""
-    outcomes: dict[tuple[str, object], Admission] = field(factory=dict)
+    ask_all: bool = False
+    """So much of it that every request that waits is to be asked about."""
+    outcomes: dict[tuple[str, Cause], Admission] = field(factory=dict)
     """What the gate last said, by the request's key."""
 
     @classmethod
@@ -53,7 +55,7 @@ class Draft:
             config=state.config,
             agents=dict(state.agents),
             runs=dict(state.runs),
-            queue=list(state.queue),
+            queue=dict(state.queue),
             stopping=state.stopping,
             regroup=state.regroup,
             looked_at=state.looked_at,
@@ -71,7 +73,7 @@ class Draft:
             config=self.config,
             agents=self.agents,
             runs=self.runs,
-            queue=tuple(self.queue),
+            queue=self.queue,
             stopping=self.stopping,
             regroup=self.regroup,
             looked_at=self.looked_at,

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from darkfactory.model.actions import Cause, Record
 from darkfactory.model.ends import Reason
 from darkfactory.model.events import Moment
-from darkfactory.model.state import Durable, Hold, State
+from darkfactory.model.state import Durable, Hold, Pending, State
 from darkfactory.policy.restart import AFTER, within_period
 
 
@@ -42,7 +42,7 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
     cursors: dict[str, tuple[str, datetime]] = {}
     holds: dict[str, Hold] = {}
     bad_ends: dict[str, list[datetime]] = {}
-    pending: dict[tuple[str, Cause], tuple[datetime, datetime | None, int]] = {}
+    pending: dict[tuple[str, Cause], Pending] = {}
     alive: dict[str, str] = {}
     runs_on: dict[str, tuple[date, int]] = {}
 
@@ -65,10 +65,12 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 scheduled = instant(line["occurrence"])
                 # a repaired journal may not know the schedule any more; then it is armed anew
                 cursors[agent] = (cursors[agent][0] if agent in cursors else "", scheduled)
-                pending[agent, Cause.CRON] = (utc, scheduled, 1)
+                pending[agent, Cause.CRON] = Pending(utc, scheduled)
             case "queued" if line["cause"] != Cause.ALWAYS_ON.value:
                 occurrence = instant(line["occurrence"]) if line.get("occurrence") else None
-                pending[agent, Cause(line["cause"])] = (instant(line["wanted_at"]), occurrence, line["attempt"])
+                pending[agent, Cause(line["cause"])] = Pending(
+                    instant(line["wanted_at"]), occurrence, line["attempt"], line.get("excused", 0)
+                )
             case "dropped":
                 pending.pop((agent, Cause(line["cause"])), None)
             case "run_begun":
@@ -110,9 +112,9 @@ def durable_of(state: State, when: Moment) -> Durable:
             runs_on[name] = agent.runs_on
         counting = within_period(agent.bad_ends, layers[agent.definition.layer], when.at)
         bad_ends[name] = tuple(when.utc - timedelta(seconds=when.at - end) for end in counting)
-    for request in state.queue:
+    for key, request in state.queue.items():
         if request.cause is not Cause.ALWAYS_ON:
-            pending[request.key] = (request.wanted_at, request.occurrence, request.attempt)
+            pending[key] = Pending(request.wanted_at, request.occurrence, request.attempt, request.excused)
     bad_ends = {name: ends for name, ends in bad_ends.items() if ends}
     return Durable(cursors, holds, bad_ends, pending, dict(state.runs), runs_on)
 
@@ -129,8 +131,15 @@ def snapshot(durable: Durable, when: Moment) -> Record:
             },
             "bad_ends": {agent: [*map(timestamp, ends)] for agent, ends in durable.bad_ends.items()},
             "pending": [
-                [agent, cause.value, timestamp(wanted_at), timestamp(occurrence) if occurrence else None, attempt]
-                for (agent, cause), (wanted_at, occurrence, attempt) in durable.pending.items()
+                [
+                    agent,
+                    cause.value,
+                    timestamp(waits.wanted_at),
+                    timestamp(waits.occurrence) if waits.occurrence else None,
+                    waits.attempt,
+                    waits.excused,
+                ]
+                for (agent, cause), waits in durable.pending.items()
             ],
             "alive": dict(durable.alive),
             "runs_on": {agent: [day.isoformat(), count] for agent, (day, count) in durable.runs_on.items()},
@@ -148,8 +157,11 @@ def from_snapshot(line: Mapping[str, Any]) -> Durable:
         },
         bad_ends={agent: tuple(map(instant, ends)) for agent, ends in line.get("bad_ends", {}).items()},
         pending={
-            (agent, Cause(cause)): (instant(wanted_at), instant(occurrence) if occurrence else None, attempt)
-            for agent, cause, wanted_at, occurrence, attempt in line.get("pending", ())
+            (agent, Cause(cause)): Pending(
+                instant(wanted_at), instant(occurrence) if occurrence else None, attempt, *excused
+            )
+            # journals of the first release have no count of excused attempts
+            for agent, cause, wanted_at, occurrence, attempt, *excused in line.get("pending", ())
         },
         alive=line.get("alive", {}),
         runs_on={agent: (date.fromisoformat(day), count) for agent, (day, count) in line.get("runs_on", {}).items()},

@@ -26,6 +26,10 @@ class Again(Enum):
     CURED = "when the cause is gone"
 
 
+EXCUSED = {Again.REPEATED, Again.CURED}
+"""An attempt that follows in one of these ways uses none of the agent's `retries`."""
+
+
 @frozen
 class After:
     """One row: what one terminal reason brings about."""

@@ -63,7 +63,7 @@ def start_order(draft: Draft) -> list[str]:
 
 def in_start_order(draft: Draft) -> list[Request]:
     """The queue, first come, first served; but agents that restart together keep their order among each other."""
-    queue = list(draft.queue)
+    queue = list(draft.queue.values())
     if draft.regroup is not None:
         places = [index for index, request in enumerate(queue) if request.cause is Cause.ALWAYS_ON]
         order = {name: index for index, name in enumerate(draft.agents)}

@@ -83,6 +83,7 @@ class Workplace:
     working_dir: Path
     memory: MemoryWatch
     min_free_bytes: int
+    nice: int
     observe: Callable[[Counts], None] = nobody
     """Who watches what its runs print."""
     sessions: dict[str, Usage] = field(factory=dict)
@@ -167,6 +168,7 @@ class _LiveRun:
             stderr=files.stderr,
             max_memory_bytes=place.agent.max_memory_bytes,
             max_output_bytes=place.agent.max_output_bytes,
+            nice=place.nice,
         )
 
     async def end_process(self) -> None:

@@ -255,6 +255,7 @@ class _Life:
                 config.working_dir,
                 self.memory,
                 config.min_free_bytes,
+                config.nice,
             )
             for agent in config.agents
         }

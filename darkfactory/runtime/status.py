@@ -30,7 +30,7 @@ class AgentStatus:
 
 def statuses(state: State, at: float) -> list[AgentStatus]:
     """Every agent in the order of the fleet file; `at` is Trio's time."""
-    waiting = {request.agent: request.waits_for for request in state.queue}
+    waiting = {request.agent: request.waits_for for request in state.queue.values()}
     return [_status(agent, waiting.get(name), at) for name, agent in state.agents.items()]
 
 

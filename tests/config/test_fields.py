@@ -43,6 +43,7 @@ CASES = {
         "state_dir": ('"/state"', Path("/state")),
         "max_concurrent_runs": ("3", 3),
         "shutdown_grace_secs": ('"20s"', 20.0),
+        "nice": ("3", 3),
         "min_free_bytes": ('"5GiB"', 5 * 1024**3),
         "keep_runs": ("7", 7),
         "keep_days": ("1.5", 1.5),

@@ -108,4 +108,5 @@ def test_the_value_column_tells_unit_and_limits(heading: str, tables: Tables):
 def in_words(limit: limits.Limit) -> str:
     if limit.above:
         return f"more than {limit.low:g}"
-    return f"{limit.low:g} to {limit.high:g}" if limit.high == 1 else f"{limit.low:g} or more"
+    small = limit.high < 100  # what is larger is there to catch slips
+    return f"{limit.low:g} to {limit.high:g}" if small else f"{limit.low:g} or more"

@@ -12,6 +12,9 @@ from darkfactory.model.actions import Admit, Queue, Refuse
 from darkfactory.model.drift import CorrectionLevel
 from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import Overlap
+from darkfactory.model.state import AgentState, Request
+from darkfactory.policy import admission
+from darkfactory.policy.admission import Surroundings
 
 from .world import CORE, GROWTH, SAFETY, STEADY, World, agent, fleet
 
@@ -35,7 +38,7 @@ def test_over_the_cap_requests_wait_in_the_order_they_came() -> None:
         answer = world.asks(name, 11)
         assert isinstance(answer, Queue)
         assert answer.reason == "max_concurrent_runs"
-    assert [request.agent for request in world.state.queue] == ["c", "a"]
+    assert [request.agent for request in world.state.queue.values()] == ["c", "a"]
     world.ends("b", Reason.SUCCEEDED, 20)
     assert world.starts("c") == [20]
     world.ends("c", Reason.SUCCEEDED, 30)
@@ -270,7 +273,7 @@ def test_while_nothing_changes_nothing_is_recorded_twice() -> None:
     told = list(world.records)
     world.passes(3500)
     assert world.records == told
-    assert {request.agent for request in world.state.queue} == {"jobs", "asked"}
+    assert {request.agent for request in world.state.queue.values()} == {"jobs", "asked"}
 
 
 def test_a_waiting_request_is_recorded_again_when_it_waits_for_something_else() -> None:
@@ -305,3 +308,22 @@ def test_run_ids_tell_agent_and_time_and_never_repeat() -> None:
             world.ends(name, Reason.SUCCEEDED)
     assert len(ids) == 60
     assert all(re.fullmatch(r"[abc]-20260105-010101-[0-9a-f]{6}", run_id) for run_id in ids)
+
+
+def test_a_crowd_at_a_full_gate_is_not_asked_about_at_every_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = [agent(f"a{number}", SAFETY) for number in range(100)]
+    world = World.begun(*crowd, max_concurrent_runs=5)
+    asked: list[str] = []
+
+    def admit(agent: AgentState, request: Request, around: Surroundings) -> Queue | Refuse | None:
+        asked.append(request.agent)
+        return real(agent, request, around)
+
+    real = admission.admit
+    monkeypatch.setattr(admission, "admit", admit)
+    world.ends("a0", Reason.SUCCEEDED, 10)
+    assert world.lives("a5")
+    assert asked == ["a5", "a0"]  # the one that has waited longest, and the one that ended
+    asked.clear()
+    world.passes(60)
+    assert len(asked) >= 95, "the sweep asks about everybody"

@@ -116,7 +116,7 @@ def test_an_occurrence_too_old_to_start_is_dropped_while_it_still_waits() -> Non
     world.due("job", 100)
     world.passes(700 + 60)
     assert world.dropped("job") == ["missed"]
-    assert world.state.queue == ()
+    assert not world.state.queue
 
 
 def test_overlap_skip_tells_that_it_skipped() -> None:
@@ -225,7 +225,7 @@ def test_jitter_counts_from_the_scheduled_time_however_late_that_is_told_of(late
 def test_a_restart_of_the_factory_does_not_change_when_a_jittered_occurrence_starts() -> None:
     world = begin(jitter_secs=600.0)
     world.due("job", 1000)
-    starts_at = world.state.queue[0].not_before
+    starts_at = next(iter(world.state.queue.values())).not_before
     assert starts_at > 1010
     reborn = world.reborn(at=1005)
     reborn.misses()
@@ -251,7 +251,7 @@ def test_occurrences_that_keep_coming_do_not_put_the_start_off_for_ever() -> Non
     """A minutely schedule with ten minutes of jitter still runs."""
     world = begin(jitter_secs=600.0)
     world.due("job", 60)
-    first = world.state.queue[0].not_before
+    first = next(iter(world.state.queue.values())).not_before
     at = 120
     while not world.starts("job"):
         world.passes(at - 1)
@@ -377,5 +377,5 @@ def test_with_overlap_skip_an_occurrence_takes_the_place_of_one_that_was_accepte
     world.asks("nightly", 61.0)
     world.due("nightly", 120.0)  # the operator's run lives now
     assert [record.data["reason"] for record in world.kinds("dropped")] == ["superseded"]
-    (waiting,) = world.state.queue
+    (waiting,) = world.state.queue.values()
     assert waiting.occurrence == moment(120.0).utc

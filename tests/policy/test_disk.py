@@ -35,7 +35,7 @@ def test_on_a_full_disk_every_request_waits_and_says_why() -> None:
     answer = world.asks("growth", 2)
     assert answer == Queue("disk", f"/: 0, min_free_bytes is {FLOOR}")
     world.due("core", 3)
-    assert [request.waits_for for request in world.state.queue] == ["disk", "disk"]
+    assert [request.waits_for for request in world.state.queue.values()] == ["disk", "disk"]
     looks(world, 100, FLOOR)
     assert world.starts("growth") == world.starts("core") == [100]
 

@@ -17,7 +17,7 @@ from darkfactory.model.actions import Cause, Record
 from darkfactory.model.drift import CorrectionLevel
 from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import LayerConfig
-from darkfactory.model.state import Durable, Hold
+from darkfactory.model.state import Durable, Hold, Pending
 from darkfactory.policy.history import durable_of, fold, from_snapshot, instant, line_of, snapshot, timestamp
 from darkfactory.policy.restart import AFTER
 
@@ -73,7 +73,7 @@ def test_a_line_is_flat_json_with_time_and_kind_first() -> None:
         pytest.param([ARMED, line("schedule_disarmed")], Durable(), id="schedule_disarmed"),
         pytest.param(
             [ARMED, OCCURRENCE],
-            Durable(cursors={"a": ("0 3 * * *", NOON)}, pending={("a", Cause.CRON): (ONE, NOON, 1)}),
+            Durable(cursors={"a": ("0 3 * * *", NOON)}, pending={("a", Cause.CRON): Pending(ONE, NOON, 1)}),
             id="occurrence",
         ),
         pytest.param(
@@ -82,17 +82,17 @@ def test_a_line_is_flat_json_with_time_and_kind_first() -> None:
             id="schedule_armed anew",
         ),
         pytest.param([ARMED, OCCURRENCE, line("schedule_disarmed")], Durable(), id="schedule_disarmed while one waits"),
-        pytest.param([QUEUED], Durable(pending={("a", Cause.OPERATOR): (NOON, None, 2)}), id="queued"),
+        pytest.param([QUEUED], Durable(pending={("a", Cause.OPERATOR): Pending(NOON, None, 2)}), id="queued"),
         pytest.param(
             [line("queued", cause="cron", wanted_at=timestamp(ONE), occurrence=timestamp(NOON), attempt=3)],
-            Durable(pending={("a", Cause.CRON): (ONE, NOON, 3)}),
+            Durable(pending={("a", Cause.CRON): Pending(ONE, NOON, 3)}),
             id="queued for an occurrence",
         ),
         pytest.param([line("queued", cause="always_on", attempt=1)], Durable(), id="queued always_on"),
         pytest.param([QUEUED, line("dropped", cause="operator", reason="held")], Durable(), id="dropped"),
         pytest.param(
             [QUEUED, line("dropped", cause="cron", reason="held")],
-            Durable(pending={("a", Cause.OPERATOR): (NOON, None, 2)}),
+            Durable(pending={("a", Cause.OPERATOR): Pending(NOON, None, 2)}),
             id="dropped for another cause",
         ),
         pytest.param(
@@ -166,9 +166,9 @@ def test_a_start_takes_up_cursor_hold_and_what_waited() -> None:
         cursors={"job": ("0 3 * * *", occurrence)},
         holds={"watch": hold},
         pending={
-            ("job", Cause.CRON): (EPOCH + timedelta(seconds=501), occurrence, 2),
-            ("helper", Cause.OPERATOR): (EPOCH + timedelta(seconds=502), None, 1),
-            ("gone", Cause.OPERATOR): (EPOCH, None, 1),
+            ("job", Cause.CRON): Pending(EPOCH + timedelta(seconds=501), occurrence, 2),
+            ("helper", Cause.OPERATOR): Pending(EPOCH + timedelta(seconds=502), None, 1),
+            ("gone", Cause.OPERATOR): Pending(EPOCH, None, 1),
         },
     )
     world = World(fleet(agent("watch", SAFETY), agent("job", CORE), agent("helper", GROWTH)), durable, at=1000)
@@ -185,7 +185,7 @@ def test_a_start_takes_up_cursor_hold_and_what_waited() -> None:
 def test_what_waited_too_long_before_the_start_is_dropped_with_its_reason() -> None:
     durable = Durable(
         cursors={"job": ("0 3 * * *", EPOCH)},
-        pending={("job", Cause.CRON): (EPOCH, EPOCH, 1), ("helper", Cause.OPERATOR): (EPOCH, None, 1)},
+        pending={("job", Cause.CRON): Pending(EPOCH, EPOCH, 1), ("helper", Cause.OPERATOR): Pending(EPOCH, None, 1)},
     )
     world = World(fleet(agent("job", CORE), agent("helper", GROWTH)), durable, at=3606)
     world.misses()
@@ -239,7 +239,8 @@ DURABLE = st.builds(
     holds=st.dictionaries(NAMES, st.builds(Hold, NAMES, INSTANTS, NAMES)),
     bad_ends=st.dictionaries(NAMES, st.lists(INSTANTS, max_size=3).map(tuple)),
     pending=st.dictionaries(
-        st.tuples(NAMES, st.sampled_from(Cause)), st.tuples(INSTANTS, st.none() | INSTANTS, st.integers(1, 9))
+        st.tuples(NAMES, st.sampled_from(Cause)),
+        st.builds(Pending, INSTANTS, st.none() | INSTANTS, st.integers(1, 9), st.integers(0, 9)),
     ),
     alive=st.dictionaries(NAMES, NAMES),
     runs_on=st.dictionaries(NAMES, st.tuples(st.dates(), st.integers(1, 9))),
@@ -298,7 +299,7 @@ def test_what_belongs_to_agents_no_longer_declared_is_kept_also_by_snapshots() -
     again = World(world.config, fold([summed_up], GMT), at=200)
     assert again.state.agents["gone"].cursor == EPOCH + timedelta(seconds=10)
     assert again.state.agents["other"].hold == known.holds["other"]
-    assert [request.key for request in again.state.queue] == [("gone", Cause.CRON)]
+    assert [request.key for request in again.state.queue.values()] == [("gone", Cause.CRON)]
 
 
 def test_a_snapshot_leaves_out_the_bad_ends_that_no_longer_count() -> None:

@@ -384,3 +384,25 @@ def test_the_first_run_is_no_restart_and_all_later_ones_are() -> None:
     job.ends("it", Reason.SUCCEEDED)
     job.due("it", 1000)
     assert job.state.agents["it"].restarts == 1
+
+
+@pytest.mark.parametrize("layer", [CORE, GROWTH])
+@pytest.mark.parametrize("reason", [Reason.CORRECTED_SEVERE, Reason.DISK])
+def test_an_attempt_that_was_not_its_own_fault_uses_no_retry(layer: AgentLayer, reason: Reason) -> None:
+    world = begin(layer, retries=1)
+    for expected in range(2, 4):
+        world.ends("it", reason)
+        world.passes(world.at + 100)
+        assert len(world.starts("it")) == expected
+    # also not in the memory of a factory that starts anew while the attempt waits
+    world.ends("it", Reason.CORRECTED_SEVERE)
+    world = world.reborn()
+    world.misses()
+    world.passes(world.at + 100)
+    assert world.lives("it")
+    world.ends("it", Reason.FAILED)
+    world.passes(world.at + 100)
+    assert world.lives("it"), "the retry is left"
+    world.ends("it", Reason.FAILED)
+    world.passes(world.at + 400)
+    assert not world.lives("it")

@@ -220,7 +220,7 @@ def test_what_waits_is_kept_for_the_next_start() -> None:
     world.shuts_down(100)
     world.ends("job", Reason.SHUTDOWN, 101)
     reborn = world.reborn(at=200)
-    assert [request.agent for request in reborn.state.queue] == ["helper", "other"]
+    assert [request.agent for request in reborn.state.queue.values()] == ["helper", "other"]
     reborn.misses()
     assert reborn.starts("helper") == [200]
     assert not reborn.lives("job")

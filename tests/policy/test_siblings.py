@@ -106,7 +106,7 @@ def test_the_group_waits_for_the_back_off_and_then_starts_in_order() -> None:
     world = begin(ALL, backoff_secs=30.0)
     world.ends("c", Reason.FAILED, 10)
     assert obey(world) == ["d", "b", "a"]
-    assert {request.agent: request.waits_for for request in world.state.queue} == {
+    assert {request.agent: request.waits_for for request in world.state.queue.values()} == {
         "a": "siblings",
         "b": "siblings",
         "c": "backoff",
@@ -208,7 +208,7 @@ def test_while_one_is_held_those_that_restart_with_it_are_down(strategy: Strateg
     down = TOGETHER[strategy]
     assert [name for name in NAMES if not world.lives(name)] == down
     assert [name for name in NAMES if world.state.agents[name].hold is not None] == ["b"]
-    assert {request.agent: request.waits_for for request in world.state.queue} == {
+    assert {request.agent: request.waits_for for request in world.state.queue.values()} == {
         name: "siblings" for name in down if name != "b"
     }
     assert world.resumes("b", 6000) == Resumed(was_held=True)

@@ -29,7 +29,9 @@ from darkfactory.model.events import (
     ToolsChecked,
 )
 from darkfactory.model.fleet import STOP_ORDER, LayerConfig, OrchestratorConfig, Overlap, Strategy
+from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import durable_of, fold, line_of, snapshot
+from darkfactory.policy.reconcile import ask_gate
 from darkfactory.policy.restart import AFTER
 
 from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent, fleet, moment
@@ -259,9 +261,16 @@ class Factory(RuleBasedStateMachine):
             ]
 
     @invariant()
-    def the_queue_holds_one_request_for_each_key(self) -> None:
-        keys = [request.key for request in self.world.state.queue]
-        assert len(keys) == len(set(keys))
+    def the_queue_knows_each_request_by_its_key(self) -> None:
+        assert all(request.key == key for key, request in self.world.state.queue.items())
+
+    @invariant()
+    def nobody_waits_who_could_begin(self) -> None:
+        state = self.world.state
+        if state.looked_at and state.stopping is None:
+            draft = Draft.of(state, moment(self.world.at))
+            answers = {key: ask_gate(draft, request) for key, request in state.queue.items()}
+            assert None not in answers.values()
 
     @invariant()
     def deciding_makes_progress(self) -> None:
@@ -287,12 +296,13 @@ class Factory(RuleBasedStateMachine):
             name: agent.cursor for name, agent in state.agents.items() if agent.cursor is not None
         }
         assert durable.pending.keys() == {
-            request.key for request in state.queue if request.cause is not Cause.ALWAYS_ON
+            request.key for request in state.queue.values() if request.cause is not Cause.ALWAYS_ON
         }
-        for request in state.queue:
+        for request in state.queue.values():
             if request.cause is not Cause.ALWAYS_ON:
-                _, occurrence, attempt = durable.pending[request.key]
-                assert (occurrence, attempt) == (request.occurrence, request.attempt)
+                waits = durable.pending[request.key]
+                assert (waits.occurrence, waits.attempt) == (request.occurrence, request.attempt)
+                assert waits.excused == request.excused
         for name, agent_state in state.agents.items():
             assert durable.runs_on.get(name) == agent_state.runs_on
             ends = [(end - EPOCH).total_seconds() for end in durable.bad_ends.get(name, ())]

@@ -6,11 +6,13 @@ That nothing is left (process, descriptor, task) is asserted after every test by
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from attrs import evolve
 
 from darkfactory import (
     Admit,
@@ -194,3 +196,16 @@ async def test_a_runs_files_are_for_its_owner_alone(tmp_path: Path) -> None:
     assert {path.name for path in run.iterdir()} == {"prompt.md", "stdout", "stderr", "run.json"}
     assert (run / "prompt.md").read_text() == "do it"
     assert json.loads((run / "run.json").read_text())["reason"] == "succeeded"
+
+
+@pytest.mark.parametrize("nice", [0, 7, 19])
+async def test_agents_yield_the_processors_to_us(tmp_path: Path, nice: int) -> None:
+    expected = min(os.getpriority(os.PRIO_PROCESS, 0) + nice, 19)
+    # it is set when the program has begun already
+    ask = f"until [ $(nice) = {expected} ]; do sleep 0.01; done; sh -c nice; cat /proc/$$/autogroup 2>/dev/null; :"
+    fleet = evolve(one_agent(tmp_path, tool="bash", task=ask), nice=nice)
+    assert (await run_once(fleet))["reason"] == "succeeded"
+    childs, *group = output(fleet).decode().splitlines()
+    assert int(childs) == expected
+    if group and os.geteuid() == 0:  # of other users the kernel takes ten changes a second in all
+        assert group[0].endswith(f"nice {nice}")

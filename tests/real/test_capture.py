@@ -235,6 +235,52 @@ async def test_finish_that_is_cancelled_closes_the_files_all_the_same(nursery, o
         os.fstat(followed._files[0].fd)
 
 
+async def test_a_turn_to_read_that_comes_with_the_end_touches_no_closed_file(nursery, out):
+    follower = Follower()
+    nursery.start_soon(follower.serve)
+    out.append(b"x")
+    for _ in range(30):  # which of the two tasks goes on first is a matter of chance
+        turn = follower._turns._live
+        await turn.acquire()
+        sink = Recorder()
+        followed = follower.follow({OUT: out.open()}, sink)
+        await trio.testing.wait_all_tasks_blocked()
+        scope = trio.CancelScope()
+
+        async def finish(followed=followed, scope=scope) -> None:
+            with scope:
+                await followed.finish()
+
+        async with trio.open_nursery() as ending:
+            ending.start_soon(finish)
+            await trio.testing.wait_all_tasks_blocked()
+            turn.release()
+            scope.cancel()
+        assert sink.text() in {b"", b"x"}
+    nursery.cancel_scope.cancel()
+
+
+async def test_while_a_crowd_waits_the_readers_rest_but_an_ended_run_is_read(nursery, out, err, monkeypatch):
+    monkeypatch.setattr(capture, "CROWD", -1)  # nobody is a crowd already
+    monkeypatch.setattr(capture, "REST_DIVISOR", 1e-9)  # a rest for hours
+    follower, first, second = Follower(), Recorder(), Recorder()
+    nursery.start_soon(follower.serve)
+    out.append(b"x")
+    resting = follower.follow({OUT: out.open()}, first)
+    await first.until(b"x")
+    err.append(b"y" * 3 * capture.CHUNK_BYTES)
+    ended = follower.follow({ERR: err.open()}, second)
+    await trio.testing.wait_all_tasks_blocked()
+    assert second.text(ERR) == b""
+    with trio.fail_after(20):
+        await ended.finish()
+        assert second.text(ERR) == b"y" * 3 * capture.CHUNK_BYTES
+        out.append(b"z")
+        await resting.finish()
+    assert first.text() == b"xz"
+    nursery.cancel_scope.cancel()
+
+
 async def test_what_was_fed_when_the_service_was_cancelled_is_flushed_at_the_end(out):
     follower, sink = Follower(), Recorder(gate=trio.Event())
     followed = follower.follow({OUT: out.open()}, sink)

@@ -11,6 +11,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +36,7 @@ from .test_disk import mounted
 
 pytestmark = pytest.mark.real
 
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
 EXHAUSTED = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN]
 
 
@@ -130,6 +133,18 @@ async def test_what_the_kernel_will_not_run_is_backed_off_from_and_runs_once_it_
     if word:
         assert {line["detail"].split(":")[0] for line in ends[:-1]} == {word}
     assert ends[-1]["reason"] == "shutdown"
+
+
+async def test_a_program_on_a_mount_without_execution_is_backed_off_from(tmp_path: Path) -> None:
+    for room in mounted(tmp_path / "disk", "size=1m,noexec"):
+        tool = room / "tool"
+        tool.write_text("#!/bin/sh\n")
+        tool.chmod(0o700)
+        fleet = attrs.evolve(one_agent(tmp_path, tool="own"), tools={"own": ToolConfig((str(tool),))})
+        with trio.fail_after(20):
+            async with open_factory(fleet) as factory:
+                (status,) = factory.agent_statuses()
+    assert status.condition == "refused"
 
 
 @pytest.mark.parametrize("number", EXHAUSTED)
@@ -238,6 +253,55 @@ def test_a_factory_that_runs_out_of_descriptors_recovers_and_loses_no_run(tmp_pa
     assert failed <= {"emfile", "run_directory"}
 
 
+# Processes that run out, under a factory of another user: root has as many as it likes.
+
+FEW_PROCESSES = """
+import resource, sys
+from pathlib import Path
+import trio
+from darkfactory import AgentDefinition, AgentLayer, LayerConfig, OrchestratorConfig, open_factory
+
+async def main(state, limit):
+    agents = [AgentDefinition(f"a{n}", AgentLayer.GROWTH, "bash", "exec sleep 1", retries=1000,
+                              max_memory_bytes=2**30) for n in range(30)]
+    config = OrchestratorConfig(
+        working_dir=Path("/"), state_dir=Path(state), agents=tuple(agents), max_concurrent_runs=30, min_free_bytes=0,
+        layers=dict.fromkeys(AgentLayer, LayerConfig(backoff_secs=0.1, backoff_max_secs=0.5, max_restarts=10**6)),
+    )
+    async with open_factory(config) as factory:
+        resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+        for agent in agents:
+            await factory.start(agent.name)
+        await factory.wait_statuses(lambda statuses: all(status.condition == "idle" for status in statuses))
+
+trio.run(main, sys.argv[1], int(sys.argv[2]))
+"""
+STRANGER = 61234
+"""A user that nobody is, who may find the way to this Python wherever that is installed."""
+BECOME = f"setpriv --reuid {STRANGER} --regid {STRANGER} --clear-groups --inh-caps +dac_read_search"
+BECOME += " --ambient-caps +dac_read_search"
+
+
+@root_only
+def test_a_user_who_runs_out_of_processes_recovers_and_loses_no_run() -> None:
+    with tempfile.TemporaryDirectory(prefix="darkfactory-nproc-") as name:
+        os.chown(name, STRANGER, STRANGER)
+        done = subprocess.run(
+            [*BECOME.split(), sys.executable, "-c", FEW_PROCESSES, name, "15"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+            env={"PATH": os.defpath, "HOME": name, containment.MARK: os.environ[containment.MARK]},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        ends = [line for line in journal(Path(name)) if line["kind"] == "run_ended"]
+    assert sum(line["reason"] == "succeeded" for line in ends) == 30
+    failed = {line["detail"].split(":")[0] for line in ends if line["reason"] == "failed"}
+    assert failed == {"eagain"}
+
+
 @pytest.mark.parametrize("number", EXHAUSTED)
 async def test_a_sweep_waits_for_what_it_needs_to_look_and_to_kill(
     monkeypatch: pytest.MonkeyPatch, number: int
@@ -278,11 +342,17 @@ def test_processes_that_vanish_while_they_are_read_are_no_error() -> None:
                 assert os.getpid() in containment.scan().processes
         finally:
             os.killpg(process.pid, signal.SIGKILL)
+            wait_until_gone(process.pid)
+
+
+def wait_until_gone(session: int) -> None:
+    """Wait for the end of those whom only another process can wait for: a kill returns before they have died."""
+    deadline = time.monotonic() + 20
+    while any(process.alive and process.session == session for process in containment.scan().processes.values()):
+        assert time.monotonic() < deadline
 
 
 # A state directory that is not ours, or of no use.
-
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
 
 
 @root_only

@@ -128,7 +128,9 @@ def check_fold(state: State, durable: Durable, machine: SimulatedMachine) -> Non
     if not state.agents:
         return  # it was cancelled before it knew anything
     assert dict(state.runs) == durable.alive
-    assert {request.key for request in state.queue if request.cause is not Cause.ALWAYS_ON} == durable.pending.keys()
+    assert {
+        request.key for request in state.queue.values() if request.cause is not Cause.ALWAYS_ON
+    } == durable.pending.keys()
     for name, agent in state.agents.items():
         assert agent.hold == durable.holds.get(name)
         assert agent.cursor == durable.cursors.get(name, (None, None))[1]

@@ -270,7 +270,7 @@ def check(story: Story) -> None:
                 at = schedule.after(at)
     # and what was told of has begun, was dropped with a reason, or still waits
     assert story.last is not None
-    waiting = {(name, occurrence) for (name, _), (_, occurrence, _) in story.last.pending.items()}
+    waiting = {(name, waits.occurrence) for (name, _), waits in story.last.pending.items()}
     answered = {(line["agent"], line.get("occurrence")) for line in [*begun.values(), *by_kind.get("dropped", ())]}
     for name, occurrence in occurrences:
         assert (name, occurrence) in answered or (name, instant(occurrence)) in waiting

@@ -113,7 +113,7 @@ def check(machine: SimulatedMachine, cron: Cron, zone: ZoneInfo, start: datetime
     tried_again = Counter(_instant(line["occurrence"]) for line in machine.records("run_begun", attempt=2))
     assert all(count == 1 for count in tried_again.values())
     dropped = {_instant(line["occurrence"]) for line in machine.records("dropped")}
-    waiting = {occurrence for _, occurrence, _ in fold(machine.journal.lines, zone).pending.values()}
+    waiting = {waits.occurrence for waits in fold(machine.journal.lines, zone).pending.values()}
     for _, occurrence in spans:
         assert occurrence in begun or occurrence in dropped or occurrence in waiting, f"{occurrence} was lost"
     assert begun.keys() <= {last for _, last in spans}
