@@ -42,13 +42,14 @@ from darkfactory.model.drift import (
     DriftMetrics,
     DriftScore,
 )
-from darkfactory.model.ends import Reason, Verdict
+from darkfactory.model.ends import ErrorClass, Reason, Verdict
 from darkfactory.model.events import Event, Moment, ScheduleEvent, Spawn
 from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
     CompoundReviewConfig,
     Containment,
+    JsonlMap,
     LayerConfig,
     NightwatchConfig,
     OrchestratorConfig,
@@ -83,9 +84,11 @@ __all__ = [
     "DriftAlert",
     "DriftMetrics",
     "DriftScore",
+    "ErrorClass",
     "Event",
     "Fault",
     "JournalDamaged",
+    "JsonlMap",
     "LayerConfig",
     "Moment",
     "NightwatchConfig",

@@ -34,7 +34,7 @@ from darkfactory.policy.admission import EARLY_SECS
 
 
 def says(ok: bool = True, text: str = "done", **more: object) -> bytes:
-    """The demo tool's terminal event, as its output has it; a bad one may have an `error` and a time `resets_at`."""
+    """The demo tool's terminal event, as its output has it; a bad one may tell `error`, `resets_at`, `retryable`."""
     return json.dumps({"type": "result", "ok": ok, "text": text, **more}).encode() + b"\n"
 
 

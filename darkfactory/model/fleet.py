@@ -162,6 +162,8 @@ class JsonlMap:
     started: tuple[str, ...] = ()
     """The kinds by which it announces itself."""
     said: tuple[str, ...] = ()
+    said_pieces: tuple[str, ...] = ()
+    """Pieces of what was said; they are joined until an event of another meaning comes."""
     tool_call: tuple[str, ...] = ()
     """A tool call that began, or, where it has the field `ok`, one that ended."""
     api_call: tuple[str, ...] = ()
@@ -169,8 +171,8 @@ class JsonlMap:
     """It is done: well, unless it has the field `ok` and that says otherwise."""
     failed: tuple[str, ...] = ()
     """It is done, and it failed."""
-    text: str = "text"
-    """What was said; of the end, its answer or its error."""
+    text: tuple[str, ...] = ("text",)
+    """The fields, the first of which that it has holds what was said; of the end, its answer or its error."""
     ok: str = "ok"
     ok_values: tuple[str, ...] = ("true", "success", "ok", "completed", "0")
     """The values of `ok` that mean well, as JSON writes them, strings without their quotes."""

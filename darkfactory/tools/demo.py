@@ -52,7 +52,9 @@ class Demo:
         """None is needed."""
 
     def signals(self, stream: Stream, line: bytes, memory: None) -> tuple[Signal, ...]:  # noqa: ARG002 - the protocol's
-        """`started` is a start, `result` an end; a bad one may say which `error` it was and when that `resets_at`."""
+        """`started` is a start, `result` an end; a bad one may say which `error` it was, whether it is
+        `retryable`, and when it `resets_at`.
+        """
         if stream is Stream.STDERR:
             return ()
         event = json_object(line)
@@ -69,8 +71,9 @@ class Demo:
                 text, ok = string(event.get("text")), event.get("ok") is True
                 if ok:
                     return (Finished(True, one_line(text), answer=text),)
-                error = _CLASSES.get(string(event.get("error")))
-                return (Finished(False, one_line(text), error, resets_at=reset_time(event.get("resets_at"))),)
+                error, again = _CLASSES.get(string(event.get("error"))), event.get("retryable")
+                retryable = again if isinstance(again, bool) else None
+                return (Finished(False, one_line(text), error, retryable, reset_time(event.get("resets_at"))),)
         return (Unknown(),)
 
 

@@ -10,17 +10,18 @@ from darkfactory.model.signals import ApiCall, Finished, Said, Signal, Started, 
 from darkfactory.tools.errors import class_of
 from darkfactory.tools.text import count, json_object, number, one_line, string
 
+_PARTIAL_CHARS = 64 * 1024
+"""Of what comes in pieces, this much is kept."""
+_MEANINGS = ("started", "said", "said_pieces", "tool_call", "api_call", "finished", "failed")
+
 
 class EventMap:
-    """A map, made ready: what each kind of event says, and where its fields are."""
+    """A map, made ready for one run: what each kind of event says, and what was said of which more may come."""
 
     def __init__(self, names: JsonlMap) -> None:
         self._names = names
-        self._kinds = {
-            kind: meaning
-            for meaning in ("started", "said", "tool_call", "api_call", "finished", "failed")
-            for kind in getattr(names, meaning)
-        }
+        self._partial = ""
+        self._kinds = {kind: meaning for meaning in _MEANINGS for kind in getattr(names, meaning)}
 
     def signals(self, line: bytes) -> tuple[Signal, ...]:
         """What one line says. Never raises."""
@@ -31,19 +32,25 @@ class EventMap:
             count(at(event, names.output_tokens)),
             number(at(event, names.cost_usd)),
         )
-        used = () if usage == _NOTHING else (usage,)
+        used: tuple[Signal, ...] = () if usage == _NOTHING else (usage,)
         ok = at(event, names.ok)
         well = None if ok is None else _word(ok) in names.ok_values
-        text = string(at(event, names.text))
+        text = next(filter(None, (string(at(event, path)) for path in names.text)), "")
+        if meaning == "said_pieces":
+            self._partial += text[: _PARTIAL_CHARS - len(self._partial)]
+            return used
+        if meaning is not None and self._partial.strip():
+            used = (Said(self._partial), *used)
+            self._partial = ""
         match meaning:
             case "started":
-                return (Started(one_line(at(event, names.session)) or None), *used)
+                return (*used, Started(one_line(at(event, names.session)) or None))
             case "said":
-                return (Said(text), *used) if text.strip() else used
+                return (*used, Said(text)) if text.strip() else used
             case "tool_call":
-                return (ToolCall(one_line(at(event, names.tool_name)), well, _word(at(event, names.tool_id))), *used)
+                return (*used, ToolCall(one_line(at(event, names.tool_name)), well, _word(at(event, names.tool_id))))
             case "api_call":
-                return (ApiCall(), *used)
+                return (*used, ApiCall())
             case "finished" if well is not False:
                 return (*used, Finished(True, one_line(text), answer=text))
             case "finished" | "failed":

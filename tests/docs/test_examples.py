@@ -18,6 +18,9 @@ import trio
 
 from darkfactory.config import load_config, parse_config, warnings_of
 from darkfactory.model.fleet import AgentLayer
+from darkfactory.model.signals import Stream, Totals
+from darkfactory.tools import tool_for
+from darkfactory.tools.reader import Reader
 
 
 @pytest.mark.real
@@ -91,3 +94,24 @@ def test_the_readme_links_to_files_that_exist(page: Callable[[str], str], root: 
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page("README"))
     assert links
     assert [link for link in links if not (root / link).is_file()] == []
+
+
+def test_the_map_of_the_tools_page_reads_what_the_tool_printed(page: Callable[[str], str], root: Path):
+    (example,) = [
+        block
+        for block in re.findall(r"^```toml\n(.*?)^```$", page("tools"), re.MULTILINE | re.DOTALL)
+        if "jsonl" in block
+    ]
+    fleet = parse_config(example, file="fleet.toml", base=Path("/base"), environ={})
+    tallies = []
+    for case in ("tool", "streamerr"):
+        reader = Reader(tool_for(fleet.agents[0], fleet.tools))
+        reader.feed(Stream.STDOUT, (root / f"tests/data/agent_cli/gemini/{case}.stdout.jsonl").read_bytes())
+        tallies.append(reader.tally)
+    good, bad = tallies
+    assert good.totals == Totals("b6434580-1408-44e0-8015-07ca87635b49", None, 1, 0, 0, 2400, 58, unknown_events=1)
+    assert good.finished is not None
+    assert good.finished.ok
+    assert good.answer == "Hello from the fake model. The task is done."
+    assert bad.finished is not None
+    assert not bad.finished.ok

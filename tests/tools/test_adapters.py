@@ -400,8 +400,8 @@ DEMO = {
     "success": (line(type="result", ok=True, text="done"), (Finished(True, "done", answer="done"),)),
     "success that is not said": (line(type="result", ok=1), (Finished(False),)),
     "a failure": (
-        line(type="result", ok=False, text="no", error="quota", resets_at=1795421792),
-        (Finished(False, "no", ErrorClass.QUOTA, resets_at=RESET),),
+        line(type="result", ok=False, text="no", error="quota", resets_at=1795421792, retryable=False),
+        (Finished(False, "no", ErrorClass.QUOTA, False, RESET),),
     ),
     "an event that is not known": (line(type="surprise"), (Unknown(),)),
 }

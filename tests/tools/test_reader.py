@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import JsonlMap, ToolConfig
 from darkfactory.model.signals import BackgroundTask, Basis, Counts, Finished, Stream, ToolCall, Usage
 from darkfactory.tools.command import Bash, Command
@@ -149,7 +150,7 @@ MAP = JsonlMap(
     api_call=("step",),
     finished=("result",),
     failed=("error",),
-    text="content",
+    text=("content", "error.message"),
     ok="status",
     tool_name="tool_name",
     tool_id="tool_id",
@@ -199,6 +200,26 @@ def test_a_map_says_what_events_mean():
 )
 def test_an_end_by_the_map(event, finished):
     assert read(Command(ToolConfig(("x",), jsonl=MAP)), event).finished == finished
+
+
+def test_pieces_of_what_is_said_are_put_together():
+    tool = Command(ToolConfig(("x",), jsonl=JsonlMap(said_pieces=("delta",), tool_call=("tool",), finished=("end",))))
+    reader = Reader(tool)
+    for piece in (b'{"type":"delta","text":"I "}', b'{"type":"odd"}', b'{"type":"delta","text":"see."}'):
+        reader.feed(Stream.STDOUT, piece + b"\n")
+        assert reader.tally.said == ""
+    reader.feed(Stream.STDOUT, b'{"type":"tool","ok":true}\n')
+    assert reader.tally.said == "I see."
+    reader.feed(Stream.STDOUT, b'{"type":"delta","text":"Done."}\n{"type":"end"}\n')
+    assert reader.tally.answer == "Done."
+    for _ in range(100):
+        reader.feed(Stream.STDOUT, b'{"type":"delta","text":"' + b"x" * 10_000 + b'"}\n')
+    assert len(reader._memory.jsonl._partial) == 64 * 1024
+
+
+def test_the_words_of_an_end_may_be_in_several_places():
+    tally = read(Command(ToolConfig(("x",), jsonl=MAP)), b'{"type":"error","error":{"message":"status 429"}}')
+    assert tally.finished == Finished(False, "status 429", ErrorClass.THROTTLED)
 
 
 def test_nothing_declared_is_a_plain_program():
