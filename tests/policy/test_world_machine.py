@@ -32,7 +32,7 @@ from darkfactory.model.fleet import STOP_ORDER, LayerConfig, OrchestratorConfig,
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import durable_of, fold, line_of, snapshot
 from darkfactory.policy.reconcile import ask_gate
-from darkfactory.policy.restart import AFTER
+from darkfactory.policy.restart import AFTER, WAIT_MAX_SECS
 
 from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent, fleet, moment
 
@@ -176,8 +176,10 @@ class Factory(RuleBasedStateMachine):
         """Then all that is enabled and not held, or down with one that is, runs again, as far as there is room."""
         self.tools_checked(set())
         waited = 0.0
+        throttled = any(state.waits for state in self.world.state.agents.values())
+        bound = 400.0 + (WAIT_MAX_SECS if throttled else 0.0)
         while not self.all_is_well():
-            assert waited < 400.0
+            assert waited < bound
             for run_id, order in list(self.world.orders.items()):
                 if run_id in self.world.stops:
                     self.ends(run_id, self.world.stops[run_id].reason)
@@ -185,8 +187,9 @@ class Factory(RuleBasedStateMachine):
                     self.ends(run_id, Reason.SUCCEEDED)
                 else:
                     self.tell(OutputSeen(self.world.now(), run_id, 1, False))
-            self.time_passes(5.0)
-            waited += 5.0
+            step = 5.0 if waited < 400.0 else 100.0
+            self.time_passes(step)
+            waited += step
 
     def all_is_well(self) -> bool:
         down = {"off"}.union(
