@@ -28,6 +28,7 @@ from darkfactory.model.fleet import (
     CompoundReviewConfig,
     Containment,
     LayerConfig,
+    MinSamples,
     NightwatchConfig,
     OrchestratorConfig,
     Overlap,
@@ -42,6 +43,7 @@ Hook = Callable[[Any, Any], Any]
 _SECTIONS: dict[type[attrs.AttrsInstance], str] = {
     OrchestratorConfig: "the top of the file, before the first [section]",
     NightwatchConfig: "[nightwatch]",
+    MinSamples: "[nightwatch.min_samples]",
     LayerConfig: "[layers.X]",
     CompoundReviewConfig: "[compound_review]",
     ToolConfig: "[tools.X]",

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Does some work away from the loop, and waits for its result."""
+
 
 def none_left(error: RuntimeError) -> bool:
     """Whether Python says with this that the system gave it no thread (EAGAIN); it has no class of its own."""
     return str(error).startswith("can't start new thread")
+
+
+async def in_thread(work: Callable[[], Any]) -> Any:
+    """Do some work in a thread that nobody else waits for. Cancelled, the work goes on and its result is lost."""
+    return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True)

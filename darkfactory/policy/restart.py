@@ -33,20 +33,24 @@ class After:
     """It adds one to the restart intensity, and so to the back-off."""
     safety: Again
     others: Again
+    healthy: bool | None = None
+    """How it counts for the agent's health; None: not at all."""
+    judged_anew: bool = False
+    """What was seen of the agent before is forgotten."""
 
 
-_BAD = After(counts=True, safety=Again.BACKED_OFF, others=Again.RETRIED)
+_BAD = After(counts=True, safety=Again.BACKED_OFF, others=Again.RETRIED, healthy=False)
 _ENDED_FROM_OUTSIDE = After(counts=False, safety=Again.RECONCILED, others=Again.NO)
 
 AFTER = {
-    Reason.SUCCEEDED: After(counts=False, safety=Again.COOLED, others=Again.NO),
+    Reason.SUCCEEDED: After(counts=False, safety=Again.COOLED, others=Again.NO, healthy=True),
     Reason.FAILED: _BAD,
     Reason.TIMED_OUT: _BAD,
     Reason.STALLED: _BAD,
     Reason.MEMORY: _BAD,
     Reason.OUTPUT_LIMIT: _BAD,
-    Reason.CORRECTED_SEVERE: After(counts=True, safety=Again.BACKED_OFF, others=Again.REPEATED),
-    Reason.CORRECTED_MODERATE: _ENDED_FROM_OUTSIDE,
+    Reason.CORRECTED_SEVERE: After(counts=True, safety=Again.BACKED_OFF, others=Again.REPEATED, judged_anew=True),
+    Reason.CORRECTED_MODERATE: After(counts=False, safety=Again.RECONCILED, others=Again.NO, judged_anew=True),
     Reason.CANCELLED: _ENDED_FROM_OUTSIDE,
     Reason.SIBLING: _ENDED_FROM_OUTSIDE,
     Reason.SHUTDOWN: _ENDED_FROM_OUTSIDE,

@@ -8,6 +8,7 @@ kill, sweep, the last of the output, verdict.
 from __future__ import annotations
 
 import errno
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ from darkfactory.policy.history import timestamp
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.intake import Intake
 from darkfactory.runtime.memory import MemoryWatch
+from darkfactory.runtime.nightwatch import Nightwatch
 from darkfactory.tools.environment import environment
 from darkfactory.tools.tool import Prompt, Tool
 from darkfactory.tools.verdict import Evidence, judge
@@ -80,6 +82,7 @@ class Workplace:
     working_dir: Path
     memory: MemoryWatch
     min_free_bytes: int
+    nightwatch: Nightwatch
 
 
 async def run_agent(handle: RunHandle, place: Workplace) -> None:
@@ -88,7 +91,8 @@ async def run_agent(handle: RunHandle, place: Workplace) -> None:
     Cancellation stops the run and is delivered after its clean-up, which takes the stop's grace plus what killing and
     reading need.
     """
-    run = _LiveRun(handle, place, Intake(handle.order.run_id, place.tool, place.sender))
+    trouble = partial(place.nightwatch.observe_trouble, place.agent.name)
+    run = _LiveRun(handle, place, Intake(handle.order.run_id, place.tool, place.sender, trouble=trouble))
     try:
         with handle.scope:
             await run.live()
@@ -136,13 +140,19 @@ class _LiveRun:
             self.failure = failure
             return
         await place.sender.send(RunStarted(place.sender.now(), order.run_id, self.process.pid))
-        with place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes):
+        with (
+            place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes),
+            place.nightwatch.watching(order.run_id, order.agent, lambda: self.intake.excused),
+        ):
             self.exit_code = await self.process.wait()
 
     def _spec(self) -> LaunchSpec:
         order, place = self.handle.order, self.place
         try:
-            files = place.machine.runs.begin(order.run_id, place.agent.task)
+            task = place.agent.task
+            if place.tool.reports and (note := place.nightwatch.take_note(order.agent)):
+                task = f"{task}\n\n{note}\n"  # a plain program's task may be a script, and is left alone
+            files = place.machine.runs.begin(order.run_id, task)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             reason = "enospc" if full else "run_directory"
@@ -151,7 +161,7 @@ class _LiveRun:
             raise SpawnFailed("run_directory", f"its prompt cannot be written: {error}") from error
         return LaunchSpec(
             run_id=order.run_id,
-            argv=place.tool.argv(place.agent, Prompt(place.agent.task, files.prompt)),
+            argv=place.tool.argv(place.agent, Prompt(task, files.prompt)),
             env=environment(place.agent, place.tool, place.machine.environ),
             cwd=place.working_dir,
             stdin=files.prompt if place.tool.prompt is PromptVia.STDIN else None,

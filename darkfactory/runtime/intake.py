@@ -6,11 +6,13 @@ and reduced here, in the follower's task, and only what the supervisor decides b
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 from attrs import define, field
 
 from darkfactory.model.events import OutputSeen, OutputTruncated
-from darkfactory.model.signals import Finished, Started, Stream
+from darkfactory.model.signals import Finished, Retry, Started, Stream, Throttled, ToolCall
 from darkfactory.runtime.inbox import Sender
 from darkfactory.tools.lines import LineSplitter
 from darkfactory.tools.tool import Tool
@@ -27,6 +29,8 @@ class Intake:
     run_id: str
     tool: Tool
     sender: Sender
+    trouble: Callable[[str], None] = lambda _words: None
+    """Told how the tool put a failure."""
     output_bytes: int = 0
     """What both streams have printed so far: what was read, or what lies in the files if that is more.
 
@@ -34,6 +38,10 @@ class Intake:
     """
     finished: Finished | None = None
     """Its terminal event, unless it said more behind it."""
+    waits: bool = False
+    """The last it said is that it waits for its provider."""
+    _at_work: set[str] = field(factory=set)
+    """Tool calls that have begun and not ended."""
     _splitters: dict[Stream, LineSplitter] = field(factory=_splitters)
     _memory: object = field(init=False)
     """The tool's, for this run."""
@@ -45,6 +53,11 @@ class Intake:
 
     def __attrs_post_init__(self) -> None:
         self._memory = self.tool.memory()
+
+    @property
+    def excused(self) -> bool:
+        """It has a reason to be silent: it waits for its provider, or one of its tools works."""
+        return self.waits or bool(self._at_work)
 
     def feed(self, stream: Stream, data: bytes) -> None:
         """Take the next bytes of a stream."""
@@ -84,8 +97,19 @@ class Intake:
 
     def _read(self, stream: Stream, line: bytes) -> None:
         for signal in self.tool.signals(stream, line, self._memory):
+            self.waits = isinstance(signal, Retry | Throttled)
             match signal:
                 case Started():
                     self.finished = None
+                    self._at_work.clear()
                 case Finished():
                     self.finished = signal
+                    self._at_work.clear()
+                    if not signal.ok:
+                        self.trouble(signal.detail or "said that it failed")
+                case ToolCall(ok=None):
+                    self._at_work.add(signal.id)
+                case ToolCall():
+                    self._at_work.discard(signal.id)
+                    if not signal.ok:
+                        self.trouble(f"{signal.name} failed")

@@ -14,6 +14,7 @@ from darkfactory.model.fleet import (
     AgentLayer,
     CompoundReviewConfig,
     LayerConfig,
+    MinSamples,
     NightwatchConfig,
     OrchestratorConfig,
     ToolConfig,
@@ -25,9 +26,10 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "`[[agents]]`": AgentDefinition,
     "`[tools.X]`": ToolConfig,
     "`[nightwatch]`": NightwatchConfig,
+    "`[nightwatch.min_samples]`": MinSamples,
     "`[compound_review]`": CompoundReviewConfig,
 }
-NO_KEYS = {"source", "layers", "agents", "tools", "nightwatch", "compound_review"}
+NO_KEYS = {"source", "layers", "agents", "tools", "nightwatch", "min_samples", "compound_review"}
 """Fields of the top that are sections, or set by the loader."""
 
 FLEET = """
@@ -39,6 +41,8 @@ argv = ["mine"]
 {tool}
 [nightwatch]
 {nightwatch}
+[nightwatch.min_samples]
+{samples}
 [compound_review]
 schedule = "@daily"
 repo_path = "."
@@ -51,7 +55,7 @@ task = "t"
 schedule = "@daily"
 {agent}
 """
-PLACES = dict(zip(SECTIONS, ("top", "layer", "agent", "tool", "nightwatch", "review"), strict=True))
+PLACES = dict(zip(SECTIONS, ("top", "layer", "agent", "tool", "nightwatch", "samples", "review"), strict=True))
 
 Tables = Callable[[str], dict[str, list[list[str]]]]
 
