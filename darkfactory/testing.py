@@ -38,6 +38,12 @@ def says(ok: bool = True, text: str = "done") -> bytes:
     return json.dumps({"type": "result", "ok": ok, "text": text}).encode() + b"\n"
 
 
+def uses(calls: int = 1, failures: int = 0) -> bytes:
+    """The demo tool's account of that many commands, the first of which failed."""
+    line = '{"type": "tool", "name": "shell", "exit_code": %d}\n'
+    return (line % 1 * failures + line % 0 * (calls - failures)).encode()
+
+
 STARTED = b'{"type":"started","session":"simulated"}\n'
 """The demo tool's first line."""
 

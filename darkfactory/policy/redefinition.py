@@ -52,11 +52,12 @@ def redefine(draft: Draft, event: DefinitionRead) -> None:
     draft.gate_moved = True
     told = {key: [_shown(getattr(before, key), before, found), _shown(changed[key], before, found)] for key in changed}
     draft.record("redefined", Severity.WARNING, agent=name, changes=told)
-    if "schedule" in changed:
+    rearmed = "schedule" in changed and draft.agents[name].cursor is not None  # None: it is disabled
+    if rearmed:
         _drop_occurrence(draft, name)
         draft.change(name, cursor=draft.when.utc)
         draft.record("schedule_armed", agent=name, schedule=definition.schedule)
-    draft.actions.append(Redefine(definition, draft.when.utc if "schedule" in changed else None))
+    draft.actions.append(Redefine(definition, draft.when.utc if rearmed else None))
 
 
 def _drop_occurrence(draft: Draft, name: str) -> None:
