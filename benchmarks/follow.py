@@ -22,7 +22,7 @@ import trio
 from common import print_table, silence
 
 import darkfactory
-from darkfactory.model.signals import Stream
+from darkfactory.model.signals import Counts, Stream
 from darkfactory.runtime import agent_run
 from darkfactory.runtime.intake import Intake
 
@@ -50,6 +50,8 @@ class Counting(Intake):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
+        self.observe = self.count
+        self.lines = 0
         self.fed_at = 0.0
         self.made.append(self)
 
@@ -58,10 +60,9 @@ class Counting(Intake):
         super().feed(stream, data)
         self.fed_at = time.monotonic()
 
-    @property
-    def lines(self) -> int:
-        """Of stdout, so far."""
-        return self._splitters[Stream.STDOUT].lines
+    def count(self, counts: Counts) -> None:
+        """Count the lines."""
+        self.lines += counts.lines
 
 
 def command(directory: Path) -> tuple[str, ...]:

@@ -172,6 +172,22 @@ def _tool(name: str, tool: ToolConfig) -> Iterator[Finding]:
     else:
         yield from _program((*argv, 0), tool.argv[0])
     yield from _arguments(argv, tool.argv)
+    for key in ("success", "error", "throttle"):
+        pattern = getattr(tool, key)
+        if pattern is not None:
+            yield from _pattern((*here, key), pattern)
+    if tool.jsonl is not None and not tool.jsonl.type:
+        yield Finding((*here, "jsonl", "type"), "must not be empty", 'name the field of the kind: ["type"]')
+
+
+def _pattern(here: Keys, pattern: str) -> Iterator[Finding]:
+    try:
+        empty = re.compile(pattern.encode()).search(b"") is not None
+    except (re.error, RecursionError, OverflowError) as error:
+        yield Finding(here, f"is no regular expression: {error}", "see https://docs.python.org/3/library/re.html")
+    else:
+        if empty:
+            yield Finding(here, "matches every line, also an empty one", "name what such a line must hold")
 
 
 def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ from darkfactory.model.fleet import (
     AgentLayer,
     CompoundReviewConfig,
     Containment,
+    JsonlMap,
     LayerConfig,
     MinSamples,
     NightwatchConfig,
@@ -47,6 +48,7 @@ _SECTIONS: dict[type[attrs.AttrsInstance], str] = {
     LayerConfig: "[layers.X]",
     CompoundReviewConfig: "[compound_review]",
     ToolConfig: "[tools.X]",
+    JsonlMap: "[tools.X.jsonl]",
     AgentDefinition: "[[agents]]",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import Enum
 
 from attrs import frozen
@@ -30,6 +31,12 @@ class Reason(Enum):
     """Stopped because an agent that it restarts together with had a bad end, or is held."""
     SHUTDOWN = "shutdown"
     """Stopped with the factory."""
+    MAX_TURNS = "max_turns"
+    """It used up the turns that it was given."""
+    THROTTLED = "throttled"
+    """Its provider would not or could not serve it; nobody's fault here."""
+    BUDGET = "budget"
+    """It used up the money, the tokens or the calls that it was given."""
     DISK = "disk"
     """It failed on a full disk: the machine's fault."""
     LOST = "lost"
@@ -77,6 +84,54 @@ class ErrorClass(Enum):
     UNKNOWN = "unknown"
 
 
+class Blame(Enum):
+    """Whose fault an end is."""
+
+    AGENT = "agent"
+    PROVIDER = "provider"
+    OPERATOR = "operator"
+    """Of whoever wrote the fleet file or pays the bill."""
+    MACHINE = "machine"
+    """Also ours, who stopped it."""
+
+
+@frozen
+class Meaning:
+    """What a class of error means for the run that ended with it."""
+
+    reason: Reason
+    retryable: bool
+    """The same run, begun again, could end better without anybody changing anything."""
+    blame: Blame
+
+
+CLASSES = {
+    ErrorClass.THROTTLED: Meaning(Reason.THROTTLED, True, Blame.PROVIDER),
+    ErrorClass.QUOTA: Meaning(Reason.THROTTLED, True, Blame.PROVIDER),
+    ErrorClass.BILLING: Meaning(Reason.THROTTLED, False, Blame.OPERATOR),
+    ErrorClass.AUTH: Meaning(Reason.FAILED, False, Blame.OPERATOR),
+    ErrorClass.CONTEXT_OVERFLOW: Meaning(Reason.FAILED, False, Blame.AGENT),
+    ErrorClass.MAX_TURNS: Meaning(Reason.MAX_TURNS, True, Blame.AGENT),
+    ErrorClass.BUDGET: Meaning(Reason.BUDGET, True, Blame.OPERATOR),
+    ErrorClass.INVALID_REQUEST: Meaning(Reason.FAILED, False, Blame.AGENT),
+    ErrorClass.MODEL_NOT_FOUND: Meaning(Reason.FAILED, False, Blame.OPERATOR),
+    ErrorClass.PROVIDER_DOWN: Meaning(Reason.THROTTLED, True, Blame.PROVIDER),
+    ErrorClass.NETWORK: Meaning(Reason.THROTTLED, True, Blame.PROVIDER),
+    ErrorClass.PERMISSION_DENIED: Meaning(Reason.FAILED, False, Blame.OPERATOR),
+    ErrorClass.REFUSED: Meaning(Reason.FAILED, False, Blame.AGENT),
+    ErrorClass.TOOL_MISSING: Meaning(Reason.FAILED, False, Blame.MACHINE),
+    ErrorClass.CONFIG: Meaning(Reason.FAILED, False, Blame.OPERATOR),
+    ErrorClass.STALLED: Meaning(Reason.STALLED, True, Blame.AGENT),
+    ErrorClass.TIMED_OUT: Meaning(Reason.TIMED_OUT, True, Blame.AGENT),
+    ErrorClass.KILLED: Meaning(Reason.FAILED, True, Blame.MACHINE),
+    ErrorClass.MEMORY: Meaning(Reason.MEMORY, True, Blame.AGENT),
+    ErrorClass.TRUNCATED: Meaning(Reason.FAILED, True, Blame.AGENT),
+    ErrorClass.EMPTY_OUTPUT: Meaning(Reason.FAILED, True, Blame.AGENT),
+    ErrorClass.UNKNOWN: Meaning(Reason.FAILED, True, Blame.AGENT),
+}
+"""The table of the documentation (docs/concepts.md); a test reads both."""
+
+
 @frozen
 class Verdict:
     """The judgement of a finished run."""
@@ -84,6 +139,14 @@ class Verdict:
     reason: Reason
     detail: str = ""
     """One line for a person."""
+    error_class: ErrorClass | None = None
+    """None when nothing went wrong."""
+    retryable: bool | None = None
+    """See `Meaning`; None when nothing went wrong."""
+    resets_at: datetime | None = None
+    """Aware: from when on what it was short of is there again, where that is known."""
+    decided_by: str = ""
+    """What the judgement rests on: a line of its output as `stdout:7`, or what else was seen of it."""
     hung_after_result: bool = False
     """It had said its result and had to be stopped: it counts as what it said."""
     no_evidence: bool = False

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from attrs import frozen
+from attrs import field, frozen
 
 from darkfactory.model.drift import DriftAlert
 from darkfactory.model.ends import Verdict
 from darkfactory.model.fleet import AgentDefinition
+from darkfactory.model.signals import Totals
 
 
 @frozen
@@ -117,6 +118,8 @@ class RunEnded(Event):
     """Minus the number of the signal that ended it; None when it never started or could not be reaped."""
     unreaped: tuple[str, ...] = ()
     """Processes of it that could not be ended, "PID NAME" each."""
+    totals: Totals = field(factory=Totals)
+    """What its output told of it."""
 
 
 @frozen

@@ -148,11 +148,57 @@ class CompoundReviewConfig:
 
 
 @frozen
+class JsonlMap:
+    """How to read a program that prints a JSON object a line (`[tools.X.jsonl]`).
+
+    Fields are named by their path in the object, with dots: `result.stats.cost`.
+    """
+
+    type: tuple[str, ...] = ("type",)
+    """The fields that tell what kind of event it is; of several, those that it has are joined by "/"."""
+    started: tuple[str, ...] = ()
+    """The kinds by which it announces itself."""
+    said: tuple[str, ...] = ()
+    tool_call: tuple[str, ...] = ()
+    """A tool call that began, or, where it has the field `ok`, one that ended."""
+    api_call: tuple[str, ...] = ()
+    finished: tuple[str, ...] = ()
+    """It is done: well, unless it has the field `ok` and that says otherwise."""
+    failed: tuple[str, ...] = ()
+    """It is done, and it failed."""
+    text: str = "text"
+    """What was said; of the end, its answer or its error."""
+    ok: str = "ok"
+    ok_values: tuple[str, ...] = ("true", "success", "ok", "completed", "0")
+    """The values of `ok` that mean well, as JSON writes them, strings without their quotes."""
+    tool_name: str = "name"
+    """Of the tool that was called."""
+    tool_id: str = "id"
+    """Of the tool call, joining its begin and its end."""
+    session: str = "session_id"
+    input_tokens: str = "input_tokens"
+    """Tokens and cost are added up over all events that have them."""
+    output_tokens: str = "output_tokens"
+    cost_usd: str = "cost_usd"
+
+
+@frozen
 class ToolConfig:
-    """A program of the operator's own that agents may name as their `cli_tool` (`[tools.X]`)."""
+    """A program of the operator's own that agents may name as their `cli_tool` (`[tools.X]`).
+
+    The patterns are regular expressions of Python's `re`, searched in every line of stdout and stderr.
+    """
 
     argv: tuple[str, ...]
     prompt: PromptVia = PromptVia.STDIN
+    success: str | None = None
+    """A line that says that it ended well; with it set, exit 0 without such a line is a failure."""
+    error: str | None = None
+    """A line that tells of a failure: without a later success, the run failed."""
+    throttle: str | None = None
+    """A line by which its provider says wait; a failure after it is the provider's."""
+    jsonl: JsonlMap | None = None
+    """None for a program that prints no such events."""
 
 
 DEFAULT_ENV_PASS = ("PATH", "HOME", "LANG", "LC_*", "TZ", "TMPDIR")

@@ -27,18 +27,20 @@ class Started:
 
 @frozen
 class Said:
-    """The assistant's own words, put together from their pieces; never a tool's result, never a quoted prompt."""
+    """The assistant's own words, put together from their pieces; never a tool's result, never a quoted prompt.
+
+    Which of them are the answer is known at the end: `Finished.answer`.
+    """
 
     text: str
-    final: bool = False
-    """It is the answer of the run, as far as the tool says which that is."""
 
 
 @frozen
 class ToolCall:
     """The agent used one of its tools."""
 
-    name: str
+    name: str = ""
+    """Empty where only its `id` is told."""
     ok: bool | None = None
     """None when it began, and has not ended yet."""
     id: str = ""
@@ -46,8 +48,15 @@ class ToolCall:
 
 
 @frozen
+class Denied:
+    """The agent was not allowed to use a tool."""
+
+    name: str = ""
+
+
+@frozen
 class ApiCall:
-    """The provider answered a request."""
+    """The provider answered a request. A count of 0 says that the tool tells of them, and as yet there was none."""
 
     count: int = 1
 
@@ -56,16 +65,14 @@ class Basis(Enum):
     """What a `Usage` counts."""
 
     MORE = "more"
-    """What came since the last one: add it up."""
-    RUN = "run"
-    """All of this run so far: the last one counts."""
+    """What came since the last one: they add up."""
     SESSION = "session"
-    """All of the conversation, earlier runs of it included: the difference to its first value counts."""
+    """All of the conversation, earlier runs of it included: the run's own is the difference to where those ended."""
 
 
 @frozen
 class Usage:
-    """What was used up. None where the tool does not say."""
+    """What was used up. None where the tool does not say; tokens are those that it counts as input and output."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -101,6 +108,19 @@ class Warning:  # noqa: A001 - the field's word; modules are imported and names 
 
 
 @frozen
+class Error:
+    """A failure, told in its own words by a tool that may go on or end; a terminal event is believed before it."""
+
+    text: str = ""
+    error: ErrorClass | None = None
+
+
+@frozen
+class Unknown:
+    """An event of a kind that is not known here, or a line that is none."""
+
+
+@frozen
 class BackgroundTask:
     """Work that goes on after the terminal event; the process is waited for while one is open."""
 
@@ -125,7 +145,21 @@ class Finished:
     """The whole of its last answer, where it repeats that; capped by the longest line."""
 
 
-Signal = Started | Said | ToolCall | ApiCall | Usage | Retry | Throttled | Warning | BackgroundTask | Finished
+Signal = (
+    Started
+    | Said
+    | ToolCall
+    | Denied
+    | ApiCall
+    | Usage
+    | Retry
+    | Throttled
+    | Warning
+    | Error
+    | Unknown
+    | BackgroundTask
+    | Finished
+)
 
 
 @frozen
@@ -139,7 +173,7 @@ class Counts:
     api_calls: int = 0
     warnings: int = 0
     finishes: int = 0
-    """Terminal events that stand."""
+    """Terminal events; a run can have several."""
     bad_finishes: int = 0
     """Those of them that told of a failure which is the agent's own (not its provider's, not the machine's)."""
     lines: int = 0
@@ -158,3 +192,23 @@ class Counts:
             self.lines + other.lines,
             self.error_lines + other.error_lines,
         )
+
+
+@frozen
+class Totals:
+    """What a whole run amounted to. None means that its tool does not tell."""
+
+    session: str | None = None
+    api_calls: int | None = None
+    tool_calls: int = 0
+    """That began or ended."""
+    tool_failures: int = 0
+    denials: int = 0
+    """Tool calls that it was not allowed."""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    retries: int = 0
+    """Of requests to the provider, by the tool itself."""
+    unknown_events: int = 0
+    """Events and lines that were not understood."""

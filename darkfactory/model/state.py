@@ -95,6 +95,8 @@ class AgentState:
     """UTC: the newest occurrence that was dealt with, or when its schedule was armed; None without a schedule."""
     bad_ends: tuple[float, ...] = ()
     """The ends that count against the restart intensity, oldest first, within the period."""
+    waits: int = 0
+    """The ends in a row whose cause goes by itself: its provider's limits, a budget."""
     begun: int = 0
     """Runs admitted since the factory started."""
     restarts: int = 0

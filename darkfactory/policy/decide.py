@@ -11,11 +11,11 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Final
 
-from attrs import evolve
+from attrs import asdict, evolve
 
 from darkfactory.model import actions, events
 from darkfactory.model.actions import Action, Cause, Queue, Refuse, Severity
-from darkfactory.model.ends import Reason
+from darkfactory.model.ends import Reason, Verdict
 from darkfactory.model.events import Event, Moment
 from darkfactory.model.fleet import AgentLayer, OrchestratorConfig, Overlap
 from darkfactory.model.state import AgentState, Durable, Phase, Request, Run, State
@@ -284,49 +284,63 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
         return
     agent = draft.agents[run.agent]
     verdict = event.verdict
+    after = restart.AFTER[verdict.reason]
+    totals = asdict(event.totals, filter=lambda _, value: bool(value))
     del draft.runs[run.id]
     draft.record(
         "run_ended",
-        Severity.WARNING if restart.AFTER[verdict.reason].counts else Severity.INFO,
+        Severity.WARNING if after.counts or Again.CURED in (after.safety, after.others) else Severity.INFO,
         run=run.id,
         agent=run.agent,
         reason=verdict.reason.value,
         detail=verdict.detail or None,
+        error_class=verdict.error_class.value if verdict.error_class is not None else None,
+        retryable=verdict.retryable,
+        resets_at=timestamp(verdict.resets_at) if verdict.resets_at is not None else None,
+        decided_by=verdict.decided_by or None,
         exit_code=event.exit_code,
         secs=round(event.when.at - run.since, 3),
         output_bytes=run.output_bytes,
         hung_after_result=verdict.hung_after_result or None,
         no_evidence=verdict.no_evidence or None,
         unreaped=list(event.unreaped) or None,
+        **totals,
     )
     if draft.stopping is not None and event.unreaped:
         draft.stopping = evolve(draft.stopping, unreaped=draft.stopping.unreaped + event.unreaped)
     layer = draft.config.layers[run.layer]
     bad_ends = restart.within_period(agent.bad_ends, layer, event.when.at)
-    if restart.AFTER[verdict.reason].counts:
+    if after.counts:
         bad_ends += (event.when.at,)
-    draft.change(run.agent, run=None, bad_ends=bad_ends)
+    waits = agent.waits + 1 if verdict.reason in (Reason.THROTTLED, Reason.BUDGET) else 0
+    draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits)
     draft.actions.append(correction.judged(run.agent, verdict.reason))
     draft.gate_moved = True
-    if restart.AFTER[verdict.reason].counts and restart.exceeds_intensity(bad_ends, layer):
+    if after.counts and restart.exceeds_intensity(bad_ends, layer):
         if agent.hold is None:
             detail = f"{len(bad_ends)} bad ends within {layer.period_secs:g} s, the last: {verdict.detail}"
             correction.hold(draft, run.agent, "crash_loop", detail)
     elif agent.hold is None:
-        _plan_again(draft, run, verdict.reason, len(bad_ends))
+        _plan_again(draft, run, verdict, len(bad_ends))
 
 
-def _plan_again(draft: Draft, run: Run, reason: Reason, bad_ends: int) -> None:
-    definition = draft.agents[run.agent].definition
+def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None:
+    agent = draft.agents[run.agent]
     layer = draft.config.layers[run.layer]
-    match restart.after(reason, run.layer):
+    match restart.after(verdict.reason, run.layer):
         case Again.NO | Again.RECONCILED:
             return
-        case Again.CURED:
+        case Again.CURED if verdict.reason is Reason.DISK:
             delay, delayed_by = 0.0, "disk"  # nothing to wait for but the gate
+        case Again.CURED:
+            resets_at = verdict.resets_at
+            delay = restart.wait(agent.waits, (resets_at - draft.when.utc).total_seconds() if resets_at else None)
+            delayed_by = "throttled"
+            if verdict.reason is Reason.BUDGET:
+                delayed_by = "budget"
         case Again.COOLED:
             delay, delayed_by = layer.success_cooldown_secs, "cooldown"
-        case Again.RETRIED if run.attempt > definition.retries:
+        case Again.RETRIED if run.attempt > agent.definition.retries or verdict.retryable is False:
             return
         case Again.BACKED_OFF | Again.RETRIED | Again.REPEATED:
             delay = restart.backoff(bad_ends, layer, fraction(draft.seed, "backoff", run.id))

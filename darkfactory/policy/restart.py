@@ -6,6 +6,7 @@ The table is that of the documentation (docs/concepts.md), and a test reads both
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 from attrs import frozen
 
@@ -41,6 +42,7 @@ class After:
 
 _BAD = After(counts=True, safety=Again.BACKED_OFF, others=Again.RETRIED, healthy=False)
 _ENDED_FROM_OUTSIDE = After(counts=False, safety=Again.RECONCILED, others=Again.NO)
+_WAITS = After(counts=False, safety=Again.CURED, others=Again.CURED)
 
 AFTER = {
     Reason.SUCCEEDED: After(counts=False, safety=Again.COOLED, others=Again.NO, healthy=True),
@@ -49,6 +51,9 @@ AFTER = {
     Reason.STALLED: _BAD,
     Reason.MEMORY: _BAD,
     Reason.OUTPUT_LIMIT: _BAD,
+    Reason.MAX_TURNS: _BAD,
+    Reason.THROTTLED: _WAITS,
+    Reason.BUDGET: _WAITS,
     Reason.CORRECTED_SEVERE: After(counts=True, safety=Again.BACKED_OFF, others=Again.REPEATED, judged_anew=True),
     Reason.CORRECTED_MODERATE: After(counts=False, safety=Again.RECONCILED, others=Again.NO, judged_anew=True),
     Reason.CANCELLED: _ENDED_FROM_OUTSIDE,
@@ -84,3 +89,22 @@ def backoff(bad_ends: int, layer: LayerConfig, chance: float) -> float:
     doublings = min(bad_ends - 1, 64)
     delay = min(layer.backoff_secs * 2.0**doublings, layer.backoff_max_secs)
     return delay * (1.0 + layer.backoff_jitter * chance)
+
+
+WAIT_SECS: Final = 900.0
+"""How long a run waits for a cause to go that names no time, the first time; it doubles with each such end in a row."""
+WAIT_MAX_SECS: Final = 6 * 3600.0
+WAIT_LEAST_SECS: Final = 60.0
+RESET_MAX_SECS: Final = 8 * 86400.0
+"""The longest limits that providers set are weekly ones; what lies beyond is an error, or a lie."""
+
+
+def wait(waits: int, resets_in: float | None) -> float:
+    """Seconds until a run is tried again whose cause to fail will go by itself.
+
+    `waits` is the number of such ends in a row, this one included; `resets_in` what is left until the time that was
+    named, None if none was. A time that has passed is none.
+    """
+    if resets_in is not None and resets_in > 0.0:
+        return min(max(resets_in, WAIT_LEAST_SECS), RESET_MAX_SECS)
+    return min(WAIT_SECS * 2.0 ** min(waits - 1, 64), WAIT_MAX_SECS)

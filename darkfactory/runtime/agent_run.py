@@ -14,16 +14,16 @@ from typing import Final
 
 import structlog
 import trio
-from attrs import define, evolve, field, frozen
+from attrs import asdict, define, evolve, field, frozen
 
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process
 from darkfactory.errors import SpawnFailed
 from darkfactory.model.actions import StartRun, Stop
-from darkfactory.model.ends import Reason, Verdict
+from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.events import DiskChecked, Moment, RunEnded, RunStarted
 from darkfactory.model.fleet import AgentDefinition, PromptVia
-from darkfactory.model.signals import Finished
+from darkfactory.model.signals import Finished, Usage
 from darkfactory.policy.history import timestamp
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.intake import Intake
@@ -41,6 +41,8 @@ REPORT_SECS: Final = 10.0
 """How long looking at the disk, and a place in the inbox, may keep a verdict waiting."""
 FULL_BYTES: Final = 16 * 1024**2
 """With less room than this, or than `min_free_bytes` if that is less, a bad end is blamed on the disk."""
+SESSIONS: Final = 16
+"""Of this many of its sessions an agent's memory keeps the usage."""
 _MAY_BE_THE_DISKS: Final = {Reason.FAILED, Reason.STALLED, Reason.TIMED_OUT}
 
 _log = structlog.get_logger("darkfactory")
@@ -83,6 +85,8 @@ class Workplace:
     memory: MemoryWatch
     min_free_bytes: int
     nightwatch: Nightwatch
+    sessions: dict[str, Usage] = field(factory=dict)
+    """What the agent's last sessions had used up when their last run ended, where its tool tells no less than that."""
 
 
 async def run_agent(handle: RunHandle, place: Workplace) -> None:
@@ -91,8 +95,10 @@ async def run_agent(handle: RunHandle, place: Workplace) -> None:
     Cancellation stops the run and is delivered after its clean-up, which takes the stop's grace plus what killing and
     reading need.
     """
-    trouble = partial(place.nightwatch.observe_trouble, place.agent.name)
-    run = _LiveRun(handle, place, Intake(handle.order.run_id, place.tool, place.sender, trouble=trouble))
+    watch, name = place.nightwatch, place.agent.name
+    observe, trouble = partial(watch.observe, name), partial(watch.observe_trouble, name)
+    intake = Intake(handle.order.run_id, place.tool, place.sender, observe, trouble, place.sessions)
+    run = _LiveRun(handle, place, intake)
     try:
         with handle.scope:
             await run.live()
@@ -142,7 +148,7 @@ class _LiveRun:
         await place.sender.send(RunStarted(place.sender.now(), order.run_id, self.process.pid))
         with (
             place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes),
-            place.nightwatch.watching(order.run_id, order.agent, lambda: self.intake.excused),
+            place.nightwatch.watching(order.run_id, order.agent, lambda: self.intake.tally.excused),
         ):
             self.exit_code = await self.process.wait()
 
@@ -174,7 +180,7 @@ class _LiveRun:
     async def end_process(self) -> None:
         """Stop it unless it has ended, sweep what it left, and read the rest of its output."""
         self.stopped = None if self.over else self.handle.stop
-        self.said_before = self.intake.finished
+        self.said_before = self.intake.tally.finished
         if self.process is None:
             await trio.lowlevel.checkpoint()
             return
@@ -203,24 +209,34 @@ class _LiveRun:
         now = self.place.sender.now()
         if self.process is not None:
             self._summarise(now, verdict)
-        event = RunEnded(now, self.handle.order.run_id, verdict, self.exit_code, self.unreaped)
+        self._remember_session()
+        totals = self.intake.tally.totals
+        event = RunEnded(now, self.handle.order.run_id, verdict, self.exit_code, self.unreaped, totals)
         await self.place.sender.send(event)
 
     def _judge(self) -> Verdict:
         stop = self.stopped
         if self.failure is not None:
-            return Verdict(Reason.FAILED, f"{self.failure.reason}: {self.failure.detail}")
+            error = ErrorClass.TOOL_MISSING if self.failure.reason == "tool_missing" else ErrorClass.UNKNOWN
+            detail = f"{self.failure.reason}: {self.failure.detail}"
+            return Verdict(Reason.FAILED, detail, error, CLASSES[error].retryable, decided_by="the start")
         if self.process is None and stop is not None:
-            return Verdict(stop.reason, "stopped before its process existed")
-        said = self.intake.finished
+            return Verdict(stop.reason, "stopped before its process existed", decided_by="the stop")
+        tally = self.intake.tally
+        said = tally.finished
         if stop is not None and said is not None and not said.ok:
             # what it says of its failure after we stopped it is our doing, not its own
             said = self.said_before
         if self.out_of_memory and stop is None:
             limit = self.place.agent.max_memory_bytes
             stop = Stop(Reason.MEMORY, 0.0, f"the system ended it at max_memory_bytes ({limit})")
+        limit = self.place.agent.max_output_bytes
+        if stop is None and said is None and self.intake.output_bytes > limit:
+            detail = f"wrote more than max_output_bytes ({limit}); the rest was not read"
+            stop = Stop(Reason.OUTPUT_LIMIT, 0.0, detail)
         verdict = judge(
             Evidence(
+                tally=tally,
                 finished=said,
                 exit_code=self.exit_code,
                 stopped=stop.reason if stop is not None and not stop.lingered else None,
@@ -230,13 +246,18 @@ class _LiveRun:
                 reports=self.place.tool.reports,
             )
         )
-        limit = self.place.agent.max_output_bytes
-        if stop is None and said is None and self.intake.output_bytes > limit:
-            return Verdict(Reason.OUTPUT_LIMIT, f"wrote more than max_output_bytes ({limit}); the rest was not read")
         if self.unread:
             detail = f"{verdict.detail}; its output was not read to the end".removeprefix("; ")
             verdict = evolve(verdict, detail=detail)
         return verdict
+
+    def _remember_session(self) -> None:
+        tally, sessions = self.intake.tally, self.place.sessions
+        if tally.session is not None and tally.session_usage is not None:
+            sessions.pop(tally.session, None)
+            sessions[tally.session] = tally.session_usage
+            if len(sessions) > SESSIONS:
+                del sessions[next(iter(sessions))]
 
     async def _blame_the_disk(self, verdict: Verdict) -> Verdict:
         """Look at the disk after a bad end. If that is what it died of, the gate hears of it before the verdict."""
@@ -265,9 +286,15 @@ class _LiveRun:
             "ended": timestamp(now.utc),
             "reason": verdict.reason.value,
             "detail": verdict.detail,
+            "error_class": verdict.error_class.value if verdict.error_class is not None else None,
+            "retryable": verdict.retryable,
+            "resets_at": timestamp(verdict.resets_at) if verdict.resets_at is not None else None,
+            "decided_by": verdict.decided_by,
             "exit_code": self.exit_code,
             "output_bytes": self.intake.output_bytes,
             "output_unread": self.unread,
+            **asdict(self.intake.tally.totals),
+            "answer": self.intake.tally.answer,
         }
         try:
             self.place.machine.runs.end(order.run_id, summary)

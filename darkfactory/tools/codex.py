@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
-from attrs import frozen
+from attrs import define, frozen
 
+from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import AgentDefinition, PromptVia
-from darkfactory.model.signals import Finished, Signal, Started, Stream
-from darkfactory.tools.text import json_object, one_line
+from darkfactory.model.signals import (
+    Basis,
+    Denied,
+    Error,
+    Finished,
+    Retry,
+    Said,
+    Signal,
+    Started,
+    Stream,
+    ToolCall,
+    Unknown,
+    Usage,
+    Warning,  # noqa: A004 - the model's word
+)
+from darkfactory.tools.errors import class_of
+from darkfactory.tools.text import count, json_object, one_line, string, table
 from darkfactory.tools.tool import Prompt
 
 _SANDBOX_OPTIONS = ("--sandbox", "-s", "--dangerously-bypass-approvals-and-sandbox")
@@ -28,6 +45,8 @@ class Codex:
     prompt: ClassVar[PromptVia] = PromptVia.STDIN
     announces: ClassVar[bool] = True
     reports: ClassVar[bool] = True
+    speaks: ClassVar[bool] = True
+    plain: ClassVar[bool] = False
     env_pass: ClassVar[tuple[str, ...]] = ("CODEX_API_KEY", "CODEX_HOME", "OPENAI_*")
     env: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
@@ -50,21 +69,88 @@ class Codex:
             *agent.args,
         )
 
-    def memory(self) -> None:
-        """None is needed."""
+    def memory(self) -> CodexMemory:
+        """What its events leave to be remembered."""
+        return CodexMemory()
 
-    def signals(self, stream: Stream, line: bytes, memory: None) -> tuple[Signal, ...]:  # noqa: ARG002 - the protocol's
-        """`thread.started` is a start, `turn.completed` or `turn.failed` an end; `error` may be a retry."""
-        if stream is not Stream.STDOUT or not (b'"turn.' in line or b'"thread.' in line):
-            return ()
+    def signals(self, stream: Stream, line: bytes, memory: CodexMemory) -> tuple[Signal, ...]:
+        """What one event says.
+
+        `thread.started` is a start, `turn.completed` or `turn.failed` an end; `error` may be a retry. It does not tell
+        of API calls, and a tool call that it would not even try is told on stderr alone.
+        """
+        if stream is Stream.STDERR:
+            refused = line.partition(b"ERROR codex_core::tools::router: ")[2] if b"tools::router" in line else b""
+            return (Warning(one_line(refused.decode("utf-8", "replace"))),) if refused else ()
         event = json_object(line)
-        match event:
-            case {"type": "thread.started"}:
+        match event.get("type"):
+            case "item.completed":
+                return _item(table(event.get("item")), memory)
+            case "item.started":
+                item = table(event.get("item"))
+                return (_call(item, None),) if string(item.get("type")) in _TOOLS else ()
+            case "turn.started" | "item.updated":
+                return ()
+            case "thread.started":
                 return (Started(one_line(event.get("thread_id")) or None),)
-            case {"type": "turn.completed"}:
-                return (Finished(ok=True),)
-            case {"type": "turn.failed", "error": {"message": message}}:
-                return (Finished(ok=False, detail=one_line(message)),)
-            case {"type": "turn.failed"}:
-                return (Finished(ok=False),)
-        return ()
+            case "turn.completed":
+                usage = table(event.get("usage"))
+                tokens = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
+                used = Usage(*tokens, basis=Basis.SESSION)
+                return (used, Finished(True, one_line(memory.answer), answer=memory.answer))
+            case "turn.failed":
+                text = _message(table(event.get("error")))
+                return (Finished(False, one_line(text), class_of(text)),)
+            case "error":
+                return (_error(_message(event)),)
+        return (Unknown(),)
+
+
+_TOOLS = frozenset({"command_execution", "file_change", "mcp_tool_call", "web_search", "collab_tool_call"})
+_SILENT = frozenset({"reasoning", "todo_list"})
+_RETRY = re.compile(r"Reconnecting\.\.\.(?: (\d+)/\d+)?\s*(.*)", re.DOTALL)
+
+
+@define(eq=False)
+class CodexMemory:
+    """What must be known of a run's events so far."""
+
+    answer: str = ""
+    """The last thing that the assistant said."""
+
+
+def _item(item: Mapping[str, object], memory: CodexMemory) -> tuple[Signal, ...]:
+    match item.get("type"):
+        case "agent_message":
+            memory.answer = string(item.get("text"))
+            return (Said(memory.answer),) if memory.answer.strip() else ()
+        case "error":
+            return (Warning(one_line(item.get("message"))),)
+        case str(kind) if kind in _TOOLS:
+            # Of one that was cut before its status it is not told, so it counts as ok.
+            done = item.get("status", "completed") == "completed" and item.get("exit_code") in (0, None)
+            call = _call(item, done)
+            return (call, Denied(call.name)) if item.get("status") == "declined" else (call,)
+        case str(kind) if kind in _SILENT:
+            return ()
+    return (Unknown(),)
+
+
+def _call(item: Mapping[str, object], ok: bool | None) -> ToolCall:
+    name = string(item.get("tool")) or string(item.get("type"))
+    return ToolCall(one_line(name), ok, string(item.get("id")))
+
+
+def _error(text: str) -> Signal:
+    retry = _RETRY.match(text)
+    if retry is None:
+        return Error(one_line(text), class_of(text))
+    attempt = int(retry[1][:9]) if retry[1] else None
+    return Retry(one_line(retry[2]), attempt, None, class_of(retry[2]) or ErrorClass.NETWORK)
+
+
+def _message(event: Mapping[str, object]) -> str:
+    """The message of an error; some hold the provider's JSON in theirs."""
+    text = string(event.get("message"))
+    inner = table(json_object(text.encode(errors="replace")).get("error")) if text.startswith("{") else {}
+    return f"{string(inner.get('message'))} ({string(inner.get('type'))})" if inner else text

@@ -1,7 +1,8 @@
-"""Plain programs, of which only the exit status speaks: `bash` scripts, and what `[tools.NAME]` declares."""
+"""Programs without an adapter of their own: `bash` scripts, and what `[tools.NAME]` declares."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
@@ -9,7 +10,9 @@ from typing import ClassVar
 from attrs import frozen
 
 from darkfactory.model.fleet import AgentDefinition, PromptVia, ToolConfig
-from darkfactory.model.signals import Signal, Stream
+from darkfactory.model.signals import Error, Finished, Signal, Stream, Throttled
+from darkfactory.tools.jsonl import EventMap
+from darkfactory.tools.text import MAX_DETAIL, one_line
 from darkfactory.tools.tool import Prompt
 
 
@@ -20,6 +23,8 @@ class _Plain:
 
     announces: ClassVar[bool] = False
     reports: ClassVar[bool] = False
+    speaks: ClassVar[bool] = False
+    plain: ClassVar[bool] = True
     env_pass: ClassVar[tuple[str, ...]] = ()
     env: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
@@ -48,10 +53,12 @@ class Bash(_Plain):
 
 
 @frozen
-class Command(_Plain):
-    """A program that the fleet file declares (`[tools.NAME]`)."""
+class Command:
+    """A program that the fleet file declares (`[tools.NAME]`); it says what the file can make out."""
 
     config: ToolConfig
+    env_pass: ClassVar[tuple[str, ...]] = ()
+    env: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @property
     def program(self) -> str:
@@ -63,6 +70,28 @@ class Command(_Plain):
         """As declared."""
         return self.config.prompt
 
+    @property
+    def announces(self) -> bool:
+        """An event is declared for it."""
+        return self.config.jsonl is not None and bool(self.config.jsonl.started)
+
+    @property
+    def reports(self) -> bool:
+        """A line or an event is declared for it."""
+        jsonl = self.config.jsonl
+        return self.config.success is not None or (jsonl is not None and bool(jsonl.finished or jsonl.failed))
+
+    @property
+    def speaks(self) -> bool:
+        """Anything is declared."""
+        config = self.config
+        return any(declared is not None for declared in (config.success, config.error, config.throttle, config.jsonl))
+
+    @property
+    def plain(self) -> bool:
+        """No events are declared."""
+        return self.config.jsonl is None
+
     def argv(self, agent: AgentDefinition, prompt: Prompt) -> tuple[str, ...]:
         """The declared words, the agent's `args`, and last the prompt or its file where it is an argument."""
         task = {
@@ -71,3 +100,44 @@ class Command(_Plain):
             PromptVia.FILE: (str(prompt.path),),
         }[self.config.prompt]
         return (*self.config.argv, *agent.args, *task)
+
+    def memory(self) -> CommandMemory:
+        """Its patterns, compiled, and its map of events."""
+        jsonl = self.config.jsonl
+        return CommandMemory(
+            _compiled(self.config.success),
+            _compiled(self.config.error),
+            _compiled(self.config.throttle),
+            None if jsonl is None else EventMap(jsonl),
+        )
+
+    def signals(self, stream: Stream, line: bytes, memory: CommandMemory) -> tuple[Signal, ...]:
+        """What the patterns find in the line, and the event that it is on stdout."""
+        found: list[Signal] = []
+        if memory.throttle is not None and memory.throttle.search(line):
+            found.append(Throttled(None, _text(line)))
+        if memory.success is not None and memory.success.search(line):
+            found.append(Finished(True, _text(line), answer=_text(line)))
+        elif memory.error is not None and memory.error.search(line):
+            found.append(Error(_text(line)))
+        if memory.jsonl is not None and stream is Stream.STDOUT:
+            found += memory.jsonl.signals(line)
+        return tuple(found)
+
+
+@frozen
+class CommandMemory:
+    """What a run's lines are searched for."""
+
+    success: re.Pattern[bytes] | None
+    error: re.Pattern[bytes] | None
+    throttle: re.Pattern[bytes] | None
+    jsonl: EventMap | None
+
+
+def _compiled(pattern: str | None) -> re.Pattern[bytes] | None:
+    return None if pattern is None else re.compile(pattern.encode())
+
+
+def _text(line: bytes) -> str:
+    return one_line(line[: 4 * MAX_DETAIL].decode("utf-8", "replace"))

@@ -13,9 +13,11 @@ from typing import ClassVar
 
 from attrs import frozen
 
+from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import AgentDefinition, PromptVia
-from darkfactory.model.signals import Finished, Signal, Started, Stream
-from darkfactory.tools.text import json_object, one_line
+from darkfactory.model.signals import Finished, Said, Signal, Started, Stream, ToolCall, Unknown
+from darkfactory.tools.errors import reset_time
+from darkfactory.tools.text import json_object, one_line, string
 from darkfactory.tools.tool import Prompt
 
 DEMO_AGENT = Path(__file__).with_name("demo_agent.py")
@@ -30,6 +32,8 @@ class Demo:
     prompt: ClassVar[PromptVia] = PromptVia.STDIN
     announces: ClassVar[bool] = True
     reports: ClassVar[bool] = True
+    speaks: ClassVar[bool] = True
+    plain: ClassVar[bool] = False
     env_pass: ClassVar[tuple[str, ...]] = ()
     env: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
@@ -48,13 +52,26 @@ class Demo:
         """None is needed."""
 
     def signals(self, stream: Stream, line: bytes, memory: None) -> tuple[Signal, ...]:  # noqa: ARG002 - the protocol's
-        """`started` is a start, `result` an end."""
-        if stream is not Stream.STDOUT or not (b'"started"' in line or b'"result"' in line):
+        """`started` is a start, `result` an end; a bad one may say which `error` it was and when that `resets_at`."""
+        if stream is Stream.STDERR:
             return ()
         event = json_object(line)
         match event:
             case {"type": "started"}:
                 return (Started(one_line(event.get("session")) or None),)
+            case {"type": "say", "text": str(text)}:
+                return (Said(text),)
+            case {"type": "tool"}:
+                return (ToolCall(one_line(event.get("name")), event.get("exit_code") == 0),)
+            case {"type": "child"}:
+                return ()
             case {"type": "result"}:
-                return (Finished(event.get("ok") is True, one_line(event.get("text"))),)
-        return ()
+                text, ok = string(event.get("text")), event.get("ok") is True
+                if ok:
+                    return (Finished(True, one_line(text), answer=text),)
+                error = _CLASSES.get(string(event.get("error")))
+                return (Finished(False, one_line(text), error, resets_at=reset_time(event.get("resets_at"))),)
+        return (Unknown(),)
+
+
+_CLASSES = {error.value: error for error in ErrorClass}

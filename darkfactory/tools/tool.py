@@ -44,6 +44,16 @@ class Tool(Protocol):
         ...
 
     @property
+    def speaks(self) -> bool:
+        """Its lines say something to `signals`; those of one that does not are only counted."""
+        ...
+
+    @property
+    def plain(self) -> bool:
+        """It has no events: what can be known of its work is how many lines it printed, and which tell of errors."""
+        ...
+
+    @property
     def env_pass(self) -> tuple[str, ...]:
         """Environment variables that it needs besides the agent's `env_pass`; a trailing `*` matches any ending."""
         ...

@@ -1,27 +1,58 @@
 """How a run ended, judged from all that was seen of it.
 
-No single witness can be trusted: real tools exit 0 after an API error, print "success" beside
-`is_error`, lose their last lines and exit 0, or say their result and never exit. The order of belief is:
-the tool's own terminal event, then why we stopped it, then its exit status.
+No single witness can be trusted: real tools exit 0 after an API error, print "success" beside `is_error`, lose their
+last lines and exit 0, or say their result and never exit. The order of belief is: the tool's own terminal event; why
+we stopped it; a failure that it told of; its exit status; and at the very last, for the kind of the failure only, its
+words on stderr.
 """
 
 from __future__ import annotations
 
 import signal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from darkfactory.model.ends import Reason, Verdict
+from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.signals import Finished
+from darkfactory.tools.errors import class_of
+from darkfactory.tools.tally import Place, Tally
 from darkfactory.tools.text import one_line
+
+_OF_STOP = {
+    Reason.TIMED_OUT: ErrorClass.TIMED_OUT,
+    Reason.STALLED: ErrorClass.STALLED,
+    Reason.MEMORY: ErrorClass.MEMORY,
+    Reason.OUTPUT_LIMIT: ErrorClass.TRUNCATED,
+}
+"""Stopped for anything else, it was killed."""
+
+_SIGNALS = {
+    128 + number
+    for number in (
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGABRT,
+        signal.SIGKILL,
+        signal.SIGSEGV,
+        signal.SIGPIPE,
+        signal.SIGTERM,
+    )
+}
+"""Exit codes by which shells and well-mannered programs tell of a signal. Of others that is not known: real tools exit
+with an HTTP status modulo 256."""
+
+_NOT_FOUND = (126, 127)
+"""By these a shell tells that the program could not be run, or was not there."""
 
 
 @frozen(kw_only=True)
 class Evidence:
     """What was seen of a run, after its processes are gone and its output was read to the end."""
 
-    finished: Finished | None = None
-    """The terminal event that stands: the last one, unless a `Started` came after it."""
+    tally: Tally
+    finished: Finished | None
+    """The terminal event to go by; not that of the tally where what it said at its end was our doing."""
     exit_code: int | None
     """The leader's; minus the signal's number; None when the leader could not be reaped."""
     stopped: Reason | None = None
@@ -37,32 +68,94 @@ class Evidence:
 
 def judge(evidence: Evidence) -> Verdict:
     """The verdict on a run. Total: any evidence has one, and nothing raises."""
-    said, code, stopped = evidence.finished, evidence.exit_code, evidence.stopped
-
-    # It said how it ended.
-    if said is not None:
-        detail = one_line(said.detail)
-        if stopped is not None or evidence.lingered:
-            reason = Reason.SUCCEEDED if said.ok else Reason.FAILED
-            return Verdict(reason, detail, hung_after_result=True)
-        if not said.ok:
-            return Verdict(Reason.FAILED, detail or "said that it failed")
-        if code != 0:
-            return Verdict(Reason.FAILED, f"said ok, then {_ending(code)}")
-        return Verdict(Reason.SUCCEEDED, detail)
-
-    # It did not, and we stopped it.
-    if stopped is not None:
-        return Verdict(stopped, one_line(evidence.stop_detail))
+    if evidence.finished is not None:
+        return _said(evidence, evidence.finished)
+    if evidence.stopped is not None:
+        return _stopped(evidence, evidence.stopped)
     if evidence.lingered:
-        return Verdict(Reason.FAILED, "went on after its result and was stopped before the next one")
+        detail = "went on after its result and was stopped before the next one"
+        return _failed(evidence, ErrorClass.TRUNCATED, detail, "the stop")
+    return _silent(evidence)
 
-    # It ended by itself, without a word.
+
+def _said(evidence: Evidence, said: Finished) -> Verdict:
+    """It said how it ended."""
+    tally, code = evidence.tally, evidence.exit_code
+    by = _place(tally.finished_at, "its terminal event")
+    hung = evidence.stopped is not None or evidence.lingered
+    if not said.ok:
+        error = said.error or (tally.error.error if tally.error is not None else None) or ErrorClass.UNKNOWN
+        verdict = _failed(evidence, error, said.detail or "said that it failed", by)
+        if said.retryable is not None:
+            verdict = evolve(verdict, retryable=said.retryable)
+    elif code != 0 and not hung:
+        error = ErrorClass.KILLED if _by_signal(code) else ErrorClass.UNKNOWN
+        verdict = _failed(evidence, error, f"said ok, then {_ending(code)}", _ending(code))
+    elif tally.denials and tally.tool_calls <= tally.tool_failures:
+        detail = "said ok, but it was not allowed the tools that it asked for, and no other call succeeded"
+        verdict = _failed(evidence, ErrorClass.PERMISSION_DENIED, detail, by)
+    elif not tally.worked:
+        verdict = _failed(evidence, ErrorClass.EMPTY_OUTPUT, "said ok, but gave no answer and used no tool", by)
+    else:
+        verdict = Verdict(Reason.SUCCEEDED, one_line(said.detail), decided_by=by)
+    return evolve(verdict, hung_after_result=hung)
+
+
+def _stopped(evidence: Evidence, reason: Reason) -> Verdict:
+    """It did not say how it ended, and we stopped it."""
+    waits = _waits_for_provider(evidence.tally)
+    if waits is not None and reason in {Reason.TIMED_OUT, Reason.STALLED}:
+        detail = f"waited for its provider ({waits.value}) until it was stopped: {evidence.stop_detail or reason.value}"
+        return _failed(evidence, waits, detail, "the stop")
+    error = _OF_STOP.get(reason, ErrorClass.KILLED)
+    return Verdict(reason, one_line(evidence.stop_detail), error, CLASSES[error].retryable, decided_by="the stop")
+
+
+def _silent(evidence: Evidence) -> Verdict:
+    """It ended by itself, without a word of how."""
+    tally, code = evidence.tally, evidence.exit_code
+    ending, waits = _ending(code), _waits_for_provider(tally)
+    if tally.error is not None:
+        error = tally.error.error or waits or ErrorClass.UNKNOWN
+        return _failed(evidence, error, tally.error.text or ending, _place(tally.error_at, ending))
     if code != 0:
-        return Verdict(Reason.FAILED, _ending(code))
+        if _by_signal(code):
+            return _failed(evidence, ErrorClass.KILLED, ending, ending)
+        words = f"{ending}: {tally.last_words}" if tally.last_words else ending
+        if waits is not None:
+            return _failed(evidence, waits, words, ending)
+        if code in _NOT_FOUND and not evidence.reports:
+            return _failed(evidence, ErrorClass.TOOL_MISSING, words, ending)
+        found = class_of(tally.last_words)
+        if found is None or CLASSES[found].reason is not Reason.FAILED:  # words alone do not blame a provider
+            return _failed(evidence, ErrorClass.UNKNOWN, words, ending)
+        return _failed(evidence, found, words, _place(tally.last_words_at, ending))
     if evidence.reports:
-        return Verdict(Reason.FAILED, "exited 0 without a result")
-    return Verdict(Reason.SUCCEEDED, no_evidence=evidence.output_bytes == 0)
+        error = ErrorClass.TRUNCATED if evidence.output_bytes else ErrorClass.EMPTY_OUTPUT
+        return _failed(evidence, error, "exited 0 without a result", ending)
+    return Verdict(Reason.SUCCEEDED, decided_by=ending, no_evidence=evidence.output_bytes == 0)
+
+
+def _failed(evidence: Evidence, error: ErrorClass, detail: str, by: str) -> Verdict:
+    meaning = CLASSES[error]
+    resets_at = None
+    if meaning.reason is Reason.THROTTLED:
+        said = evidence.finished
+        resets_at = (said.resets_at if said is not None else None) or evidence.tally.throttled_until
+    return Verdict(meaning.reason, one_line(detail), error, meaning.retryable, resets_at, by)
+
+
+def _waits_for_provider(tally: Tally) -> ErrorClass | None:
+    waiting = tally.waiting
+    return waiting if waiting is not None and CLASSES[waiting].reason is Reason.THROTTLED else None
+
+
+def _place(place: Place | None, otherwise: str) -> str:
+    return otherwise if place is None else str(place)
+
+
+def _by_signal(code: int | None) -> bool:
+    return code is not None and (code < 0 or code in _SIGNALS)
 
 
 def _ending(code: int | None) -> str:

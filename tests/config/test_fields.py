@@ -15,6 +15,7 @@ from darkfactory.model.fleet import (
     AgentLayer,
     CompoundReviewConfig,
     Containment,
+    JsonlMap,
     LayerConfig,
     MinSamples,
     NightwatchConfig,
@@ -82,7 +83,32 @@ CASES = {
         "max_duration_secs": ('"1h"', 3600.0),
         "create_prs": ("true", True),
     },
-    ToolConfig: {"argv": ('["other", "-x"]', ("other", "-x")), "prompt": ('"arg"', PromptVia.ARG)},
+    ToolConfig: {
+        "argv": ('["other", "-x"]', ("other", "-x")),
+        "prompt": ('"arg"', PromptVia.ARG),
+        "success": ('"^done$"', "^done$"),
+        "error": ('"^ERROR"', "^ERROR"),
+        "throttle": ('"429"', "429"),
+        "jsonl": ('{said = ["message"]}', JsonlMap(said=("message",))),
+    },
+    JsonlMap: {
+        "type": ('["event", "role"]', ("event", "role")),
+        "started": ('["init"]', ("init",)),
+        "said": ('["message"]', ("message",)),
+        "tool_call": ('["tool"]', ("tool",)),
+        "api_call": ('["step"]', ("step",)),
+        "finished": ('["result"]', ("result",)),
+        "failed": ('["error"]', ("error",)),
+        "text": ('"message.text"', "message.text"),
+        "ok": ('"status"', "status"),
+        "ok_values": ('["fine"]', ("fine",)),
+        "tool_name": ('"tool"', "tool"),
+        "tool_id": ('"tool_id"', "tool_id"),
+        "session": ('"session"', "session"),
+        "input_tokens": ('"usage.in"', "usage.in"),
+        "output_tokens": ('"usage.out"', "usage.out"),
+        "cost_usd": ('"usage.cost"', "usage.cost"),
+    },
     AgentDefinition: {
         "name": ('"b"', "b"),
         "layer": ('"Core"\nschedule = "@daily"', AgentLayer.CORE),
@@ -117,6 +143,7 @@ SECTIONS = {
     LayerConfig: LayerConfig(),
     CompoundReviewConfig: CompoundReviewConfig("@daily", Path("/base/repo")),
     ToolConfig: ToolConfig(("prog",)),
+    JsonlMap: JsonlMap(),
     AgentDefinition: GROWTH,
 }
 
@@ -140,6 +167,7 @@ HEADERS = {
     LayerConfig: "[layers.Safety]",
     CompoundReviewConfig: "[compound_review]",
     ToolConfig: "[tools.mine]",
+    JsonlMap: '[tools.mine]\nargv = ["prog"]\n[tools.mine.jsonl]',
     AgentDefinition: "[[agents]]",
 }
 
@@ -170,6 +198,7 @@ def read(config: OrchestratorConfig, section: type) -> object:
         LayerConfig: config.layers[AgentLayer.SAFETY],
         CompoundReviewConfig: config.compound_review,
         ToolConfig: config.tools.get("mine"),
+        JsonlMap: getattr(config.tools.get("mine"), "jsonl", None),
         AgentDefinition: config.agents[0],
     }[section]
 
@@ -185,6 +214,7 @@ def with_value(section: type, field: str, value: object) -> OrchestratorConfig:
         LayerConfig: lambda: attrs.evolve(fleet, layers=dict.fromkeys(AgentLayer, changed)),
         CompoundReviewConfig: lambda: attrs.evolve(fleet, compound_review=changed),
         ToolConfig: lambda: attrs.evolve(fleet, tools={"mine": changed}),
+        JsonlMap: lambda: attrs.evolve(fleet, tools={"mine": ToolConfig(("prog",), jsonl=changed)}),
         AgentDefinition: lambda: attrs.evolve(fleet, agents=(changed,)),
     }[section]()
 

@@ -13,6 +13,7 @@ from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
     CompoundReviewConfig,
+    JsonlMap,
     LayerConfig,
     MinSamples,
     NightwatchConfig,
@@ -25,12 +26,13 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "`[layers.X]`": LayerConfig,
     "`[[agents]]`": AgentDefinition,
     "`[tools.X]`": ToolConfig,
+    "`[tools.X.jsonl]`": JsonlMap,
     "`[nightwatch]`": NightwatchConfig,
     "`[nightwatch.min_samples]`": MinSamples,
     "`[compound_review]`": CompoundReviewConfig,
 }
-NO_KEYS = {"source", "layers", "agents", "tools", "nightwatch", "min_samples", "compound_review"}
-"""Fields of the top that are sections, or set by the loader."""
+NO_KEYS = {"source", "layers", "agents", "tools", "jsonl", "nightwatch", "min_samples", "compound_review"}
+"""Fields that are sections, or set by the loader."""
 
 FLEET = """
 {top}
@@ -39,6 +41,8 @@ FLEET = """
 [tools.mine]
 argv = ["mine"]
 {tool}
+[tools.mine.jsonl]
+{jsonl}
 [nightwatch]
 {nightwatch}
 [nightwatch.min_samples]
@@ -55,7 +59,7 @@ task = "t"
 schedule = "@daily"
 {agent}
 """
-PLACES = dict(zip(SECTIONS, ("top", "layer", "agent", "tool", "nightwatch", "samples", "review"), strict=True))
+PLACES = dict(zip(SECTIONS, ("top", "layer", "agent", "tool", "jsonl", "nightwatch", "samples", "review"), strict=True))
 
 Tables = Callable[[str], dict[str, list[list[str]]]]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from attrs import evolve
 from hypothesis import given
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 
 from darkfactory.model.actions import Refuse, Resumed
 from darkfactory.model.drift import CorrectionLevel
-from darkfactory.model.ends import Reason
+from darkfactory.model.ends import Reason, Verdict
+from darkfactory.model.events import RunEnded
 from darkfactory.model.fleet import AgentLayer, LayerConfig
 from darkfactory.policy import restart
 from darkfactory.policy.restart import AFTER
@@ -25,6 +28,9 @@ FATE: dict[Reason, tuple[bool, float, float | None]] = {
     Reason.STALLED: (True, 1.0, None),
     Reason.MEMORY: (True, 1.0, None),
     Reason.OUTPUT_LIMIT: (True, 1.0, None),
+    Reason.MAX_TURNS: (True, 1.0, None),
+    Reason.THROTTLED: (False, 900.0, 900.0),
+    Reason.BUDGET: (False, 900.0, 900.0),
     Reason.CORRECTED_SEVERE: (True, 1.0, 1.0),
     Reason.CORRECTED_MODERATE: (False, 0.0, None),
     Reason.CANCELLED: (False, 0.0, None),
@@ -67,7 +73,7 @@ def test_after_a_run(layer: AgentLayer, reason: Reason) -> None:
     world = begin(layer)
     world.ends("it", reason)
     assert world.state.agents["it"].bad_ends == ((10.0,) if counts else ())
-    world.passes(800)
+    world.passes(950)
     delay = safety if layer is SAFETY else others
     assert world.starts("it")[1:] == ([] if delay is None else [10 + delay])
 
@@ -76,9 +82,62 @@ def test_after_a_run(layer: AgentLayer, reason: Reason) -> None:
 def test_after_a_run_with_a_retry_left(layer: AgentLayer, reason: Reason) -> None:
     world = begin(layer, retries=1)
     world.ends("it", reason)
+    world.passes(950)
+    counts, _, others = FATE[reason]
+    assert counts is (reason in RETRIED or reason is Reason.CORRECTED_SEVERE)
+    delay = 1.0 if counts else others
+    assert world.starts("it")[1:] == ([] if delay is None else [10.0 + delay])
+
+
+@pytest.mark.parametrize("layer", [CORE, GROWTH])
+def test_what_would_fail_again_is_not_retried(layer: AgentLayer) -> None:
+    world = begin(layer, retries=1)
+    world.tell(RunEnded(world.now(), world.run_of("it"), Verdict(Reason.FAILED, "no key", retryable=False), 1))
     world.passes(800)
-    again = reason in RETRIED or reason is Reason.CORRECTED_SEVERE
-    assert world.starts("it")[1:] == ([11.0] if again else [10.0] if reason is Reason.DISK else [])
+    assert len(world.starts("it")) == 1
+
+
+def throttle(world: World, resets_in: float | None = None, reason: Reason = Reason.THROTTLED) -> float:
+    """Its run ends throttled, and time passes until it runs again; the seconds that took."""
+    ended = world.now()
+    resets_at = None if resets_in is None else ended.utc + timedelta(seconds=resets_in)
+    run = world.run_of("it")
+    del world.orders[run]
+    world.tell(RunEnded(ended, run, Verdict(reason, "no more", resets_at=resets_at), 1))
+    while not world.lives("it"):
+        assert world.at < ended.at + 1e6, "it does not run again"
+        world.passes(world.state.next_deadline())
+    return world.at - ended.at
+
+
+@pytest.mark.parametrize("layer", AgentLayer)
+def test_a_throttled_agent_waits_longer_each_time_and_is_never_held(layer: AgentLayer) -> None:
+    world = begin(layer)
+    waits = [throttle(world) for _ in range(8)]
+    assert waits == [900, 1800, 3600, 7200, 14400, 21600, 21600, 21600]
+    assert world.state.agents["it"].bad_ends == ()
+    assert [record.data["reason"] for record in world.kinds("queued")][-1] == "throttled"
+
+
+def test_any_other_end_begins_the_waits_anew() -> None:
+    world = begin(SAFETY)
+    assert [throttle(world), throttle(world, reason=Reason.BUDGET)] == [900, 1800]
+    assert [record.data["reason"] for record in world.kinds("queued")] == ["throttled", "budget"]
+    crash(world)
+    assert throttle(world) == 900
+
+
+@pytest.mark.parametrize(
+    ("resets_in", "waits"),
+    [(3600.0, 3600), (2.0, 60), (0.0, 900), (-3600.0, 900), (400 * 86400.0, 8 * 86400)],
+)
+def test_a_throttled_agent_runs_again_when_its_provider_said(resets_in: float, waits: float) -> None:
+    assert throttle(begin(SAFETY), resets_in) == pytest.approx(waits, abs=0.01)
+
+
+@given(st.integers(1, 10**6), st.none() | st.floats(-1e9, 1e9))
+def test_a_wait_is_never_short_and_never_for_ever(waits: int, resets_in: float | None) -> None:
+    assert 60.0 <= restart.wait(waits, resets_in) <= 8 * 86400.0
 
 
 @pytest.mark.parametrize("layer", AgentLayer)

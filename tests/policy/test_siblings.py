@@ -9,7 +9,7 @@ from darkfactory.model.actions import Held, Resumed
 from darkfactory.model.drift import CorrectionLevel
 from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, LayerConfig, Strategy
-from darkfactory.policy.restart import AFTER
+from darkfactory.policy.restart import AFTER, Again
 
 from .world import CORE, GROWTH, SAFETY, STEADY, World, agent, fleet
 
@@ -73,7 +73,7 @@ def test_after_an_end(layer: AgentLayer, strategy: Strategy, reason: Reason) -> 
     world.ends(name, reason, 10)
     together = TOGETHER[strategy] if layer is SAFETY and AFTER[reason].counts else [name]
     assert obey(world) == [other for other in reversed(together) if other != name]
-    world.passes(200)
+    world.passes(950 if AFTER[reason].safety is Again.CURED else 200)
     bad = (10.0,) if AFTER[reason].counts else ()
     assert {other: world.state.agents[other].bad_ends for other in NAMES} == {
         other: bad if other == name else () for other in NAMES

@@ -1,4 +1,6 @@
+import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -6,10 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkfactory.model import fleet
+from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, PromptVia, ToolConfig
-from darkfactory.model.signals import Finished, Started, Stream
+from darkfactory.model.signals import (
+    ApiCall,
+    BackgroundTask,
+    Basis,
+    Denied,
+    Error,
+    Finished,
+    Retry,
+    Said,
+    Started,
+    Stream,
+    Throttled,
+    ToolCall,
+    Unknown,
+    Usage,
+    Warning,  # noqa: A004
+)
 from darkfactory.tools import BUILTIN, tool_for
 from darkfactory.tools.demo import DEMO_AGENT
+from darkfactory.tools.lines import LineSplitter
+from darkfactory.tools.tally import Tally
 from darkfactory.tools.tool import Prompt
 
 PROMPT = Prompt(text="do the thing", path=Path("/state/runs/a/prompt.md"))
@@ -27,7 +48,8 @@ def argv(cli_tool, *, tools=None, **options):
 
 
 def signals(cli_tool, line, stream=Stream.STDOUT):
-    return tool_for(agent(cli_tool), {}).signals(stream, line, None)
+    tool = tool_for(agent(cli_tool), {})
+    return tool.signals(stream, line, tool.memory())
 
 
 def test_the_built_in_tools_are_those_that_the_model_names():
@@ -107,61 +129,405 @@ def test_codex_is_sandboxed_unless_the_operator_chose_the_sandbox():
         assert "workspace-write" not in argv("codex", args=chosen)
 
 
+def line(**event) -> bytes:
+    return json.dumps(event).encode()
+
+
+def content(kind, *blocks, **more) -> bytes:
+    return line(type=kind, message={"id": "m1", "content": list(blocks)}, **more)
+
+
+def system(subtype, **more) -> bytes:
+    return line(type="system", subtype=subtype, **more)
+
+
+def item(event, **more) -> bytes:
+    return line(type=f"item.{event}", item=more)
+
+
+NO_USAGE = Usage()
+RESET = datetime(2026, 11, 23, 8, 16, 32, tzinfo=UTC)
+
+CLAUDE = {
+    "a start": (system("init", session_id="s1"), (Started("s1"), ApiCall(0))),
+    "a start without an id": (system("init", session_id=7), (Started(), ApiCall(0))),
+    "a server that is down": (
+        system(
+            "init",
+            session_id="s1",
+            mcp_servers=[{"name": "ok", "status": "connected"}, {"name": "db", "status": "failed"}],
+        ),
+        (Started("s1"), ApiCall(0), Warning("MCP server db failed")),
+    ),
+    "an answer": (content("assistant", {"type": "text", "text": "hi"}), (ApiCall(), Said("hi"))),
+    "a thought": (content("assistant", {"type": "thinking", "thinking": "hm"}), (ApiCall(),)),
+    "a call begins": (
+        content("assistant", {"type": "tool_use", "id": "t1", "name": "Bash", "input": {}}),
+        (ApiCall(), ToolCall("Bash", None, "t1")),
+    ),
+    "what a helper agent says is not the assistant's": (
+        content("assistant", {"type": "text", "text": "hi"}, parent_tool_use_id="t1"),
+        (ApiCall(),),
+    ),
+    "a call ends": (
+        content("user", {"type": "tool_result", "tool_use_id": "t1", "is_error": False}),
+        (ToolCall("", True, "t1"),),
+    ),
+    "a call fails": (
+        content("user", {"type": "tool_result", "tool_use_id": "t1", "is_error": True}),
+        (ToolCall("", False, "t1"),),
+    ),
+    "a call ends, and no word of errors": (
+        content("user", {"type": "tool_result", "tool_use_id": "t1"}),
+        (ToolCall("", True, "t1"),),
+    ),
+    "words in the user's name": (content("user", {"type": "text", "text": "error"}, isSynthetic=True), ()),
+    "the user's prompt, as text": (line(type="user", message={"content": "result"}), ()),
+    "a retry": (
+        system("api_retry", attempt=3, retry_delay_ms=2500, error_status=529, error="overloaded"),
+        (Retry("overloaded (529)", 3, 2.5, ErrorClass.PROVIDER_DOWN),),
+    ),
+    "a retry without an answer": (
+        system("api_retry", attempt=1, retry_delay_ms=500, error_status=None, error="unknown"),
+        (Retry("unknown", 1, 0.5, ErrorClass.NETWORK),),
+    ),
+    "an error in the place of an answer": (
+        line(
+            type="assistant",
+            message={"id": "x", "model": "<synthetic>", "content": [{"type": "text", "text": "no"}]},
+            error="rate_limit",
+        ),
+        (Error("no", ErrorClass.THROTTLED),),
+    ),
+    "a limit that is near": (
+        line(type="rate_limit_event", rate_limit_info={"status": "allowed_warning", "resetsAt": 1}),
+        (),
+    ),
+    "a limit": (
+        line(
+            type="rate_limit_event",
+            rate_limit_info={"status": "rejected", "resetsAt": 1795421792, "rateLimitType": "five_hour"},
+        ),
+        (Throttled(RESET, "five_hour"),),
+    ),
+    "not allowed": (system("permission_denied", tool_name="Bash", tool_use_id="t1"), (Denied("Bash"),)),
+    "another model": (system("model_fallback", message="took another"), (Warning("took another"),)),
+    "a refusal": (system("model_refusal_no_fallback"), (Error("the model refused", ErrorClass.REFUSED),)),
+    "background tasks": (
+        system("background_tasks_changed", tasks=[{"task_id": "b"}, {"task_id": "a"}]),
+        (BackgroundTask(True, "a"), BackgroundTask(True, "b")),
+    ),
+    "a task in the background": (
+        system("task_started", task_id="a", is_backgrounded=True),
+        (BackgroundTask(True, "a"),),
+    ),
+    "a task in the foreground": (system("task_started", task_id="a", is_backgrounded=False), ()),
+    "success": (
+        line(subtype="success", is_error=False, result="hi\nthere", type="result"),
+        (NO_USAGE, Finished(True, "hi there", answer="hi\nthere")),
+    ),
+    "an API error is a success with an error": (
+        line(subtype="success", is_error=True, result="bad key", api_error_status=401, type="result"),
+        (NO_USAGE, Finished(False, "bad key", ErrorClass.AUTH, answer="bad key")),
+    ),
+    "too many turns": (
+        line(type="result", subtype="error_max_turns", is_error=True),
+        (NO_USAGE, Finished(False, "error_max_turns", ErrorClass.MAX_TURNS)),
+    ),
+    "too much money": (
+        line(type="result", subtype="error_max_budget_usd", is_error=True, terminal_reason="budget_exhausted"),
+        (NO_USAGE, Finished(False, "error_max_budget_usd", ErrorClass.BUDGET)),
+    ),
+    "no credit": (
+        line(
+            type="result",
+            subtype="success",
+            is_error=True,
+            api_error_status=400,
+            result="Your credit balance is too low",
+        ),
+        (
+            NO_USAGE,
+            Finished(
+                False, "Your credit balance is too low", ErrorClass.BILLING, answer="Your credit balance is too low"
+            ),
+        ),
+    ),
+    "a refusal in the end": (
+        line(type="result", subtype="success", is_error=True, stop_reason="refusal", result="no"),
+        (NO_USAGE, Finished(False, "no", ErrorClass.REFUSED, answer="no")),
+    ),
+    "success that is not said": (
+        line(type="result", subtype="success"),
+        (NO_USAGE, Finished(False, "success", ErrorClass.TRUNCATED)),
+    ),
+    "denials in the end": (
+        line(
+            type="result",
+            subtype="success",
+            is_error=False,
+            permission_denials=[{"tool_name": "Bash", "tool_use_id": "t"}],
+        ),
+        (NO_USAGE, Denied("Bash"), Finished(True, "success")),
+    ),
+    "an older version's cost": (
+        line(
+            type="result",
+            subtype="success",
+            is_error=False,
+            total_cost_usd=0.5,
+            usage={"input_tokens": 7, "output_tokens": 2},
+        ),
+        (Usage(7, 2, 0.5), Finished(True, "success")),
+    ),
+    "a status": (system("status"), ()),
+    "an event that is not known": (line(type="surprise"), (Unknown(),)),
+    "a system event that is not known": (system("surprise"), (Unknown(),)),
+    "a type that is no word": (line(type=["assistant"]), (Unknown(),)),
+}
+CODEX = {
+    "a start": (line(type="thread.started", thread_id="t1"), (Started("t1"),)),
+    "a start without an id": (line(type="thread.started"), (Started(),)),
+    "a turn": (line(type="turn.started"), ()),
+    "an answer": (item("completed", id="i", type="agent_message", text="hi"), (Said("hi"),)),
+    "a command begins": (
+        item("started", id="i", type="command_execution", status="in_progress", exit_code=None),
+        (ToolCall("command_execution", None, "i"),),
+    ),
+    "a command ends": (
+        item("completed", id="i", type="command_execution", status="completed", exit_code=0),
+        (ToolCall("command_execution", True, "i"),),
+    ),
+    "a command fails": (
+        item("completed", id="i", type="command_execution", status="failed", exit_code=3),
+        (ToolCall("command_execution", False, "i"),),
+    ),
+    "a command ends with a code alone": (
+        item("completed", id="i", type="command_execution", status="completed", exit_code=3),
+        (ToolCall("command_execution", False, "i"),),
+    ),
+    "a command that was declined": (
+        item("completed", id="i", type="command_execution", status="declined"),
+        (ToolCall("command_execution", False, "i"), Denied("command_execution")),
+    ),
+    "a server's tool": (
+        item("completed", id="i", type="mcp_tool_call", tool="search", status="completed"),
+        (ToolCall("search", True, "i"),),
+    ),
+    "a file": (
+        item("completed", id="i", type="file_change", status="completed"),
+        (ToolCall("file_change", True, "i"),),
+    ),
+    "a thought": (item("completed", id="i", type="reasoning", text="hm"), ()),
+    "a list": (item("updated", id="i", type="todo_list"), ()),
+    "a warning": (item("completed", id="i", type="error", message="odd"), (Warning("odd"),)),
+    "an item that is not known": (item("completed", id="i", type="surprise"), (Unknown(),)),
+    "a retry": (
+        line(type="error", message="Reconnecting... 2/5 (unexpected status 429 Too Many Requests)"),
+        (Retry("(unexpected status 429 Too Many Requests)", 2, None, ErrorClass.THROTTLED),),
+    ),
+    "a retry for ever": (
+        line(type="error", message="Reconnecting... waiting for network (Connection failed)"),
+        (Retry("waiting for network (Connection failed)", None, None, ErrorClass.NETWORK),),
+    ),
+    "an error": (line(type="error", message="Quota exceeded."), (Error("Quota exceeded.", ErrorClass.BILLING),)),
+    "success": (
+        line(type="turn.completed", usage={"input_tokens": 3, "output_tokens": 1}),
+        (Usage(3, 1, basis=Basis.SESSION), Finished(True)),
+    ),
+    "failure": (
+        line(type="turn.failed", error={"message": "You've hit your usage limit."}),
+        (Finished(False, "You've hit your usage limit.", ErrorClass.QUOTA),),
+    ),
+    "a failure in the provider's JSON": (
+        line(type="turn.failed", error={"message": '{"error": {"message": "Bad.", "type": "invalid_request_error"}}'}),
+        (Finished(False, "Bad. (invalid_request_error)", ErrorClass.INVALID_REQUEST),),
+    ),
+    "a failure without a word": (line(type="turn.failed", error="odd"), (Finished(False),)),
+    "a budget of its own": (
+        line(type="turn.failed", error={"message": "budget reached"}),
+        (Finished(False, "budget reached", ErrorClass.BUDGET),),
+    ),
+    "an event that is not known": (line(type="surprise"), (Unknown(),)),
+    "a type that is no word": (line(type={}), (Unknown(),)),
+}
+DEMO = {
+    "a start": (line(type="started", session="d"), (Started("d"),)),
+    "words": (line(type="say", text='"result"'), (Said('"result"'),)),
+    "a command": (line(type="tool", name="shell", exit_code=0), (ToolCall("shell", True),)),
+    "a command that fails": (line(type="tool", name="shell", exit_code=1), (ToolCall("shell", False),)),
+    "success": (line(type="result", ok=True, text="done"), (Finished(True, "done", answer="done"),)),
+    "success that is not said": (line(type="result", ok=1), (Finished(False),)),
+    "a failure": (
+        line(type="result", ok=False, text="no", error="quota", resets_at=1795421792),
+        (Finished(False, "no", ErrorClass.QUOTA, resets_at=RESET),),
+    ),
+    "an event that is not known": (line(type="surprise"), (Unknown(),)),
+}
+LINES = [
+    pytest.param(name, *row, id=f"{name}: {what}")
+    for name, rows in (("claude", CLAUDE), ("codex", CODEX), ("demo", DEMO))
+    for what, row in rows.items()
+]
+
+
+@pytest.mark.parametrize(("name", "data", "said"), LINES)
+def test_what_a_line_says(name, data, said):
+    assert signals(name, data) == said
+    assert signals(name, data, Stream.STDERR) == ()
+
+
+def test_a_shell_script_says_nothing_of_itself():
+    assert signals("bash", b'{"type":"result","ok":true}') == ()
+
+
+def test_codex_tells_on_stderr_alone_of_a_call_that_it_would_not_try():
+    told = b"2026-11-23T03:54:15Z ERROR codex_core::tools::router: error=unsupported call: no_such_tool"
+    assert signals("codex", told, Stream.STDERR) == (Warning("error=unsupported call: no_such_tool"),)
+
+
+def heard(name, *lines):
+    """What these lines of one run say."""
+    tool = tool_for(agent(name), {})
+    memory = tool.memory()
+    return [signal for data in lines for signal in tool.signals(Stream.STDOUT, data, memory)]
+
+
+def piece(**event) -> bytes:
+    return line(type="stream_event", event=event)
+
+
+def test_a_message_that_came_in_pieces_and_never_whole_is_said_when_it_is_over():
+    words = [piece(type="content_block_delta", delta={"type": "text_delta", "text": word}) for word in ("I ", "see.")]
+    begun = piece(type="message_start", message={"id": "m1"})
+    over = piece(type="message_stop")
+    assert heard("claude", begun, *words) == [ApiCall()]
+    assert heard("claude", begun, *words, over) == [ApiCall(), Said("I see.")]
+    whole = content("assistant", {"type": "text", "text": "I see."})
+    assert heard("claude", begun, *words, whole, over) == [ApiCall(), Said("I see.")]
+
+
+def test_a_message_is_one_call_however_many_events_it_takes():
+    assert (
+        heard("claude", *[content("assistant", {"type": "tool_use", "id": "t", "name": "Bash"})] * 2).count(ApiCall())
+        == 1
+    )
+
+
+def test_what_a_run_leaves_to_be_remembered_has_a_bound():
+    tool = tool_for(agent("claude"), {})
+    memory = tool.memory()
+    for number in range(1000):
+        tool.signals(Stream.STDOUT, line(type="assistant", message={"id": f"m{number}"}), memory)
+        tool.signals(Stream.STDOUT, system("task_started", task_id=f"t{number}", is_backgrounded=True), memory)
+        tool.signals(Stream.STDOUT, system("permission_denied", tool_use_id=f"t{number}"), memory)
+        tool.signals(
+            Stream.STDOUT, piece(type="content_block_delta", delta={"type": "text_delta", "text": "x" * 999}), memory
+        )
+    assert len(memory.messages) == len(memory.denied) == 64
+    assert len(memory.background) <= 64
+    assert len(memory.partial) <= 64 * 1024
+
+
+def test_a_limit_that_was_met_says_when_the_run_could_go_on():
+    limit = line(type="rate_limit_event", rate_limit_info={"status": "rejected", "resetsAt": 1795421792})
+    end = line(type="result", subtype="success", is_error=True, api_error_status=429, result="Limit reached")
+    assert heard("claude", limit, end)[-1] == Finished(
+        False, "Limit reached", ErrorClass.QUOTA, resets_at=RESET, answer="Limit reached"
+    )
+
+
+def cut(data: bytes) -> bytes:
+    """As a line comes that is too long."""
+    (head,) = LineSplitter().feed(data + b"\n")
+    assert len(head) < len(data)
+    return head
+
+
+HUGE = 'a \\ " \n \u00e9 ' * 150_000
+
+
 @pytest.mark.parametrize(
-    ("name", "line", "said"),
+    ("name", "data", "said"),
     [
-        ("claude", b'{"type":"system","subtype":"init","session_id":"s1"}', (Started("s1"),)),
-        ("claude", b'{"type":"system","subtype":"init","session_id":7}', (Started(),)),
         (
             "claude",
-            b'{"subtype":"success","is_error":false,"result":"hi\\nthere","type":"result"}',
-            (Finished(ok=True, detail="hi there"),),
+            content("user", {"tool_use_id": "t1", "type": "tool_result", "content": HUGE, "is_error": False}),
+            [ToolCall("", True, "t1")],
         ),
         (
             "claude",
-            b'{"subtype":"success","is_error":true,"result":"bad key","type":"result"}',
-            (Finished(ok=False, detail="bad key"),),
+            content("user", {"is_error": True, "tool_use_id": "t1", "type": "tool_result", "content": HUGE}),
+            [ToolCall("", False, "t1")],
         ),
-        (
-            "claude",
-            b'{"type":"result","subtype":"error_max_turns","is_error":false}',
-            (Finished(ok=False, detail="error_max_turns"),),
-        ),
-        ("claude", b'{"type":"result","subtype":"success"}', (Finished(ok=False, detail="success"),)),
-        ("claude", b'{"type":"result","errors":["gone"]}', (Finished(ok=False, detail="gone"),)),
-        ("claude", b'{"type":"user","subtype":"init","text":"result"}', ()),
-        ("codex", b'{"type":"thread.started","thread_id":"t1"}', (Started("t1"),)),
-        ("codex", b'{"type":"thread.started"}', (Started(),)),
-        ("codex", b'{"type":"turn.started"}', ()),
-        ("codex", b'{"type":"turn.completed","usage":{}}', (Finished(ok=True),)),
         (
             "codex",
-            b'{"type":"turn.failed","error":{"message":"no credit"}}',
-            (Finished(ok=False, detail="no credit"),),
+            item("completed", id="i1", type="command_execution", command="x", aggregated_output=HUGE, exit_code=0),
+            [ToolCall("command_execution", True, "i1")],
         ),
-        ("codex", b'{"type":"turn.failed","error":"odd"}', (Finished(ok=False),)),
-        ("codex", b'{"type":"error","message":"Reconnecting... 1/5 (turn.failed)"}', ()),
-        ("demo", b'{"type":"started","session":"d"}', (Started("d"),)),
-        ("demo", b'{"type":"result","ok":true,"text":"done"}', (Finished(ok=True, detail="done"),)),
-        ("demo", b'{"type":"result","ok":1}', (Finished(ok=False),)),
-        ("demo", b'{"type":"say","text":"\\"result\\""}', ()),
-        ("bash", b'{"type":"result","ok":true}', ()),
     ],
 )
-def test_what_a_line_says(name, line, said):
-    assert signals(name, line) == said
-    assert signals(name, line, Stream.STDERR) == ()
+def test_a_line_that_is_too_long_is_typed_by_its_head(name, data, said):
+    assert heard(name, cut(data)) == said
+
+
+def test_a_result_that_is_too_long_is_the_end_all_the_same():
+    recorded = {"total_cost_usd": 0.1, "usage": {"input_tokens": 5, "output_tokens": 3}, "terminal_reason": "completed"}
+    good = json.dumps({**recorded, "is_error": False, "subtype": "success", "result": HUGE, "type": "result"}).encode()
+    usage, end = heard("claude", cut(good))
+    assert usage == Usage(5, 3, 0.1)
+    assert end.ok
+    assert HUGE.startswith(end.answer)
+    assert len(end.answer) > 2000
+    # the head ends before it could say how it ended
+    torn = json.dumps(
+        {**recorded, "permission_denials": [{"tool_name": "Write", "tool_input": HUGE}], "is_error": False}
+    )
+    assert heard("claude", cut(torn.encode()))[-1] == Finished(False, "its result was cut", ErrorClass.TRUNCATED)
 
 
 @pytest.mark.parametrize("name", sorted(BUILTIN))
 @given(
-    line=st.binary()
+    data=st.binary()
     | st.tuples(
         st.sampled_from([b"", b"[", b'["x",', b'"', b'{"type":']),
         st.sampled_from([b'"result"', b'"init"', b'"started"', b'"turn.completed"', b'"thread.started"']),
         st.binary(),
     ).map(b"".join)
 )
-def test_no_line_raises_and_what_is_no_event_says_nothing(name, line):
-    assert signals(name, line) == ()
-    assert signals(name, b"[" * 10_000 + line) == ()
+def test_no_line_raises_and_what_is_no_event_is_unknown(name, data):
+    said = () if name == "bash" else (Unknown(),)
+    assert signals(name, data) == said
+    assert signals(name, b"[" * 10_000 + data) == said
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["tool_result", "tool_use", "text"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "id", "text", "item"]), inner),
+    max_leaves=6,
+)
+KEYS = {key for data, _ in (*CLAUDE.values(), *CODEX.values(), *DEMO.values()) for key in json.loads(data)}
+TYPES = {
+    json.loads(data)["type"]
+    for data, _ in (*CLAUDE.values(), *CODEX.values(), *DEMO.values())
+    if isinstance(json.loads(data)["type"], str)
+}
+SUBTYPES = {json.loads(data).get("subtype") for data, _ in CLAUDE.values()}
+
+
+@pytest.mark.parametrize("name", ["claude", "codex", "demo"])
+@given(
+    st.sampled_from(sorted(TYPES)),
+    st.sampled_from(sorted(map(str, SUBTYPES))),
+    st.dictionaries(st.sampled_from(sorted({*KEYS, "usage", "modelUsage", "model_usage_since_last_result"})), VALUES),
+)
+def test_no_event_raises_whatever_is_in_its_fields(name, kind, subtype, fields):
+    tally = Tally()
+    for signal in heard(name, json.dumps({**fields, "type": kind, "subtype": subtype}).encode()):
+        tally.take(signal)
+    assert tally.totals

@@ -61,7 +61,9 @@ class Run:
         return [json.loads(line) for line in self.lines()]
 
     def signals(self) -> list[Started | Finished]:
-        return [signal for line in self.lines() for signal in self.tool.signals(Stream.STDOUT, line, None)]
+        """How it began and ended."""
+        said = [signal for line in self.lines() for signal in self.tool.signals(Stream.STDOUT, line, None)]
+        return [signal for signal in said if isinstance(signal, Started | Finished)]
 
     def wait_for(self, kind: str) -> None:
         """Until an event of that kind was printed; the agent prints whole lines."""
@@ -121,7 +123,7 @@ def test_a_run_that_goes_well_says_what_it_does_and_how_it_ended(start):
     began, ended = run.signals()
     assert isinstance(began, Started)
     assert began.session
-    assert ended == Finished(ok=True, detail="the task is done")
+    assert ended == Finished(ok=True, detail="the task is done", answer="the task is done")
     assert run.stderr.read_bytes() == b""
 
 
@@ -222,7 +224,7 @@ def test_stderr_is_truncated_under_the_hands_of_its_reader(start):
     run = start("--behaviour", "truncate-stderr")
     assert run.wait() == 0
     assert run.stderr.read_text() == "truncated\nafter\n"
-    assert run.signals()[-1] == Finished(ok=True, detail="the task is done")
+    assert run.signals()[-1] == Finished(ok=True, detail="the task is done", answer="the task is done")
 
 
 def test_a_wrong_option_is_a_usage_error(start):

@@ -1,92 +1,251 @@
-"""What the adapters and the verdict make of real runs; tests/data/agent_cli/README.md tells what each case was."""
+"""What the adapters and the verdict make of real runs; tests/data/agent_cli/README.md tells what each case was.
 
-import json
-from pathlib import Path
+The expectations come from what was done in each run (its scenario, the requests that the model server counted, the exit
+code), not from what the adapters say.
+"""
 
 import pytest
 
+from darkfactory.model.ends import ErrorClass as E
 from darkfactory.model.ends import Reason
-from darkfactory.model.fleet import AgentDefinition, AgentLayer
-from darkfactory.model.signals import Finished, Started, Stream
-from darkfactory.tools import tool_for
-from darkfactory.tools.lines import LineSplitter
-from darkfactory.tools.verdict import Evidence, judge
+from darkfactory.model.signals import Counts
 
-RECORDINGS = Path(__file__).parents[1] / "data" / "agent_cli"
+OK = (Reason.SUCCEEDED, None)
 HELLO = "Hello from the fake model. The task is done."
 
-# tool, case -> the signals in order (S, or F with what it said), and the verdict
-CASES = {
-    ("claude", "text"): ("S F", Reason.SUCCEEDED, HELLO),
-    ("claude", "tool"): ("S F", Reason.SUCCEEDED, HELLO),
-    ("claude", "bashtimeout"): ("S F S F", Reason.SUCCEEDED, HELLO),
-    ("claude", "auth"): ("S f", Reason.FAILED, "Invalid API key · Fix external API key"),
-    ("claude", "resume_unknown"): (
-        "f",
-        Reason.FAILED,
-        "No conversation found with session ID: 99999999-2222-4333-8444-555555555555",
-    ),
-    ("claude", "sig_int_tool"): (
-        "S f",
-        Reason.FAILED,
-        "[ede_diagnostic] result_type=user last_content_type=n/a stop_reason=tool_use",
-    ),
-    ("claude", "sig_term_tool"): ("S", Reason.FAILED, "exit code 143"),
-    ("claude", "root"): ("", Reason.FAILED, "exit code 1"),
-    ("claude", "stdout_closed_slow"): ("S", Reason.FAILED, "exited 0 without a result"),
-    ("codex", "text"): ("S F", Reason.SUCCEEDED, ""),
-    ("codex", "tool"): ("S F", Reason.SUCCEEDED, ""),
-    ("codex", "auth"): (
-        "S f",
-        Reason.FAILED,
-        "unexpected status 401 Unauthorized: Incorrect API key provided: sk-test. You can find your API key at "
-        "https://platform.openai.com/account/api-keys., url: http://127.0.0.1:8099/s/auth/v1/responses, re…",
-    ),
-    ("codex", "nokey"): ("S f", Reason.FAILED, "Missing environment variable: `FAKE_API_KEY`."),
-    ("codex", "sig_term_tool"): ("S", Reason.FAILED, "killed by SIGTERM"),
-    ("codex", "badflag"): ("", Reason.FAILED, "exit code 2"),
-    ("codex", "parent_killed_tool"): ("S F", Reason.FAILED, "said ok, then killed by SIGKILL"),
+
+def failed(error: E) -> tuple[Reason, E]:
+    return Reason.FAILED, error
+
+
+def throttled(error: E) -> tuple[Reason, E]:
+    return Reason.THROTTLED, error
+
+
+# case -> what it was; API calls that were answered, tool calls, failed ones, tokens in and out
+CLAUDE = {
+    "text": (OK, 1, 0, 0, 1000, 18),
+    "tool": (OK, 2, 1, 0, 2000, 58),
+    "partial": (OK, 2, 1, 0, 2000, 58),
+    "binout": (OK, 3, 2, 0, 3000, 88),
+    "slow": (OK, 1, 0, 0, 1000, 40),
+    "mcp": (OK, 1, 0, 0, 1000, 18),
+    "mcp_hang": (OK, 1, 0, 0, 1000, 18),
+    "stdin_open": (OK, 1, 0, 0, 1000, 18),
+    "inputjson": (OK, 1, 0, 0, 1000, 18),
+    "inputjson_open": (OK, 2, 0, 0, 2000, 36),
+    "bashtimeout": (OK, 3, 1, 0, 3000, 76),
+    "bgproc": (OK, 2, 1, 0, 2000, 58),
+    "root_sandboxenv": (OK, 2, 1, 0, 2000, 58),
+    "oauth_warn": (OK, 1, 0, 0, 1000, 18),
+    "ratelimit_ok": (OK, 1, 0, 0, 1000, 18),
+    "resume": (OK, 1, 0, 0, 1000, 18),
+    "continue": (OK, 1, 0, 0, 1000, 18),
+    "toolerr": (OK, 6, 5, 5, 6000, 174),
+    "unknowntool": (OK, 2, 1, 1, 2000, 48),
+    "perm_default": (failed(E.PERMISSION_DENIED), 2, 1, 1, 2000, 58),
+    "maxtokens": (failed(E.TRUNCATED), 4, 0, 0, 4000, 40),
+    # the provider answered twice, and there is no event for an answer without content
+    "empty": (failed(E.EMPTY_OUTPUT), 0, 0, 0, 2000, 2),
+    "auth": (failed(E.AUTH), 0, 0, 0, 0, 0),
+    "oauth_auth": (failed(E.AUTH), 0, 0, 0, 0, 0),
+    "nokey": (failed(E.AUTH), 0, 0, 0, 0, 0),
+    "badmodel_flag": (failed(E.MODEL_NOT_FOUND), 0, 0, 0, 0, 0),
+    "badrequest": (failed(E.INVALID_REQUEST), 0, 0, 0, 0, 0),
+    "toolong": (failed(E.CONTEXT_OVERFLOW), 0, 0, 0, 0, 0),
+    "ratelimit": (throttled(E.THROTTLED), 0, 0, 0, 0, 0),
+    "ratelimit60": (throttled(E.THROTTLED), 0, 0, 0, 0, 0),
+    "retries2_ratelimit": (throttled(E.THROTTLED), 0, 0, 0, 0, 0),
+    "usage": (throttled(E.QUOTA), 0, 0, 0, 0, 0),
+    "err500": (throttled(E.PROVIDER_DOWN), 0, 0, 0, 0, 0),
+    "noserver": (throttled(E.NETWORK), 0, 0, 0, 0, 0),
+    "streamerr": (throttled(E.NETWORK), 0, 0, 0, 1000, 1),
+    "timeout_hang": (throttled(E.NETWORK), 0, 0, 0, 0, 0),
+    # ended by the recorder while it tried again, so they were waiting for their provider
+    "hang_long": (throttled(E.NETWORK), 0, 0, 0, None, None),
+    "hangstream_long": (throttled(E.NETWORK), 0, 0, 0, None, None),
+    # ended by the recorder before it had given up its first request
+    "timeout_hangstream": (failed(E.UNKNOWN), 0, 0, 0, None, None),
+    "badflag": (failed(E.CONFIG), None, 0, 0, None, None),
+    "dashprompt": (failed(E.CONFIG), None, 0, 0, None, None),
+    "noverbose": (failed(E.CONFIG), None, 0, 0, None, None),
+    "root": (failed(E.CONFIG), None, 0, 0, None, None),
+    "sessionid_again": (failed(E.CONFIG), None, 0, 0, None, None),
+    "resume_unknown": (failed(E.CONFIG), None, 0, 0, 0, 0),
+    "fmt_text": (failed(E.TRUNCATED), None, 0, 0, None, None),
+    "stdout_closed_slow": (failed(E.TRUNCATED), 0, 0, 0, None, None),
+    "sig_int_hang": (failed(E.TRUNCATED), 0, 0, 0, None, None),
+    # on SIGINT it has the call rejected and says so in a result
+    "sig_int_tool": (failed(E.KILLED), 1, 1, 1, 1000, 40),
+    "sig_hup_tool": (failed(E.KILLED), 1, 1, 1, None, None),
+    "sig_term_tool": (failed(E.KILLED), 1, 1, 1, None, None),
+    "sig_termgroup_tool": (failed(E.KILLED), 1, 1, 1, None, None),
+    "sig_kill_tool": (failed(E.KILLED), 1, 1, 0, None, None),
+    "sig_killgroup_tool": (failed(E.KILLED), 1, 1, 0, None, None),
+    "parent_killed_tool": (failed(E.KILLED), 1, 1, 0, None, None),
+    "sig_term_hang": (failed(E.KILLED), 0, 0, 0, None, None),
+}
+
+# It never tells of API calls, and of no command that its sandbox refused.
+CODEX = {
+    "text": (OK, 0, 0, 1200, 18),
+    "tool": (OK, 1, 0, 2400, 58),
+    "tool_gpt55": (OK, 1, 0, 2400, 58),
+    "native": (OK, 1, 0, 2400, 58),
+    "root": (OK, 1, 0, 2400, 58),
+    "bgproc": (OK, 1, 0, 2400, 58),
+    "binout": (OK, 2, 0, 3600, 88),
+    "slow": (OK, 0, 0, 1200, 40),
+    "mcp": (OK, 0, 0, 1200, 18),
+    "mcp_hang": (OK, 0, 0, 1200, 18),
+    "badmodel_flag": (OK, 0, 0, 1200, 18),
+    "ratelimit_ok": (OK, 0, 0, 1200, 18),
+    "sb_default": (OK, 0, 0, 2400, 58),
+    "sb_readonly": (OK, 0, 0, 2400, 58),
+    "unknowntool": (OK, 0, 0, 2400, 48),
+    "toolerr": (OK, 5, 5, 7200, 174),
+    "resume_last": (OK, 0, 0, 2400, 36),  # of the session: it is not told what the run before used
+    "empty": (failed(E.EMPTY_OUTPUT), 0, 0, 1200, 1),
+    "auth": (failed(E.AUTH), 0, 0, None, None),
+    "nokey": (failed(E.AUTH), 0, 0, None, None),
+    "badrequest": (failed(E.INVALID_REQUEST), 0, 0, None, None),
+    "toolong": (failed(E.CONTEXT_OVERFLOW), 0, 0, None, None),
+    "maxtokens": (failed(E.TRUNCATED), 0, 0, None, None),
+    "ratelimit": (throttled(E.THROTTLED), 0, 0, None, None),
+    "ratelimit60": (throttled(E.THROTTLED), 0, 0, None, None),
+    "usage": (throttled(E.QUOTA), 0, 0, None, None),
+    "err500": (throttled(E.PROVIDER_DOWN), 0, 0, None, None),
+    "streamerr": (throttled(E.NETWORK), 0, 0, None, None),
+    "idle_hangstream": (throttled(E.NETWORK), 0, 0, None, None),
+    # ended by the recorder while it tried again
+    "noserver": (throttled(E.NETWORK), 0, 0, None, None),
+    "hangstream_long": (throttled(E.NETWORK), 0, 0, None, None),
+    # ended by the recorder while it was silent
+    "hang_long": (failed(E.UNKNOWN), 0, 0, None, None),
+    "stdin_open": (failed(E.UNKNOWN), 0, 0, None, None),
+    "badflag": (failed(E.CONFIG), 0, 0, None, None),
+    "dashprompt": (failed(E.CONFIG), 0, 0, None, None),
+    "resume_unknown": (failed(E.CONFIG), 0, 0, None, None),
+    "fmt_text": (failed(E.TRUNCATED), 0, 0, None, None),
+    "stdout_closed_slow": (failed(E.UNKNOWN), 0, 0, None, None),  # it panicked, exit 101
+    "sig_int_tool": (failed(E.UNKNOWN), 1, 0, None, None),  # exit 1, and not a word why
+    "sig_int_hang": (failed(E.UNKNOWN), 0, 0, None, None),
+    "sig_hup_tool": (failed(E.KILLED), 1, 0, None, None),
+    "sig_term_tool": (failed(E.KILLED), 1, 0, None, None),
+    "sig_termgroup_tool": (failed(E.KILLED), 1, 0, None, None),
+    "sig_kill_tool": (failed(E.KILLED), 1, 0, None, None),
+    "sig_killgroup_tool": (failed(E.KILLED), 1, 0, None, None),
+    "sig_term_hang": (failed(E.KILLED), 0, 0, None, None),
+    "parent_killed_tool": (failed(E.KILLED), 1, 0, 2400, 58),
+}
+CASES = {("claude", case): expected for case, expected in CLAUDE.items()} | {
+    ("codex", case): (end, None, *counted) for case, (end, *counted) in CODEX.items()
 }
 
 
-def letter(signal) -> str:
-    match signal:
-        case Started():
-            return "S"
-        case Finished(ok=True):
-            return "F"
-        case Finished(ok=False):
-            return "f"
+@pytest.mark.parametrize(("tool", "case"), CASES)
+def test_a_recorded_run_is_understood(tool, case, recording):
+    run = recording(tool, case)
+    tally = run.read()
+    totals, verdict = tally.totals, run.judge(tally)
+    counted = totals.api_calls, totals.tool_calls, totals.tool_failures, totals.input_tokens, totals.output_tokens
+    assert ((verdict.reason, verdict.error_class), *counted) == CASES[tool, case]
+    assert verdict.decided_by
 
 
-@pytest.mark.parametrize(("tool_name", "case"), CASES)
-def test_a_recorded_run_is_understood(tool_name, case):
-    expected_signals, reason, detail = CASES[tool_name, case]
-    output = (RECORDINGS / tool_name / f"{case}.stdout.jsonl").read_bytes()
-    exit_code = json.loads((RECORDINGS / tool_name / f"{case}.meta.json").read_text())["exit_code"]
-    tool = tool_for(AgentDefinition(name="a", layer=AgentLayer.GROWTH, cli_tool=tool_name, task="hello"), tools={})
-    splitter = LineSplitter()
+def test_every_recording_has_its_expectation(recordings):
+    assert set(recordings) == set(CASES)
 
-    signals = [
-        signal
-        for line in splitter.feed(output) + splitter.finish()
-        for signal in tool.signals(Stream.STDOUT, line, None)
-    ]
-    assert " ".join(map(letter, signals)) == expected_signals
-    assert all(signal.session for signal in signals if isinstance(signal, Started))
 
-    last = signals[-1] if signals else None
-    verdict = judge(
-        Evidence(
-            finished=last if isinstance(last, Finished) else None,
-            exit_code=exit_code,
-            output_bytes=len(output),
-            reports=tool.reports,
-        )
+def test_nothing_that_was_recorded_is_unknown(recordings):
+    unknown = {key: run.read().unknown for key, run in recordings.items()}
+    assert {key for key, number in unknown.items() if number} == {("claude", "fmt_text"), ("codex", "fmt_text")}
+
+
+@pytest.mark.parametrize(
+    ("case", "cost"),
+    [
+        ("text", 0.0049),
+        ("tool", 0.01024),
+        ("bashtimeout", 0.01514),  # two results; the second one tells the sum
+        ("inputjson_open", 0.0098),
+        ("resume", 0.0049),  # total_cost_usd is 0.0098: the first run of the session is in it
+        ("continue", 0.0049),  # and here two of them
+        ("auth", 0.0),
+        ("sig_term_tool", None),
+    ],
+)
+def test_a_run_is_charged_with_its_own_cost(case, cost, recording):
+    assert recording("claude", case).read().totals.cost_usd == cost
+    assert recording("codex", "text").read().totals.cost_usd is None
+
+
+@pytest.mark.parametrize(
+    ("tool", "case", "said"),
+    [
+        ("claude", "text", [HELLO]),
+        ("claude", "partial", ["I will run a command.", HELLO]),  # in pieces, and whole: once each
+        ("claude", "bashtimeout", ["I will run a command.", HELLO, HELLO]),
+        ("claude", "auth", []),  # what claude puts in the place of an answer is not the assistant's
+        ("claude", "empty", []),  # nor is what it asks the model for in the user's name
+        ("codex", "tool", ["I will run a command.", HELLO]),
+    ],
+)
+def test_the_assistant_is_quoted_once_and_nobody_else(tool, case, said, recording, monkeypatch):
+    heard = []
+    from darkfactory.tools.tally import Tally
+
+    take = Tally.take
+    monkeypatch.setattr(Tally, "take", lambda self, signal, place: (heard.append(signal), take(self, signal, place)))
+    tally = recording(tool, case).read()
+    assert [signal.text for signal in heard if type(signal).__name__ == "Said"] == said
+    assert tally.answer == (said[-1] if said else (tally.finished.answer if tally.finished else ""))
+
+
+def test_a_background_task_keeps_the_end_away_until_it_is_over(recording):
+    lines = recording("claude", "bashtimeout").stdout.splitlines(keepends=True)
+    from darkfactory.model.signals import Stream
+
+    over = [recording("claude", "bashtimeout").read([(Stream.STDOUT, b"".join(lines[:n]))]).over for n in range(15)]
+    # line 8 is the first result; in line 10 the task is told to be over, in line 12 the second turn begins
+    assert over == [False] * 10 + [True] * 2 + [False] * 2 + [True]
+
+
+def test_the_session_is_known(recordings):
+    for (tool, case), run in recordings.items():
+        if b'"session_id"' in run.stdout or b'"thread_id"' in run.stdout:
+            started = b'"init"' in run.stdout or b"thread.started" in run.stdout
+            assert bool(run.read().session) is started, (tool, case)
+
+
+def test_what_an_agent_did_is_counted_for_the_nightwatch(recording):
+    assert recording("claude", "toolerr").read().counts() == Counts(
+        tool_calls=5, tool_failures=5, api_calls=6, finishes=1
     )
-    assert (verdict.reason, verdict.detail) == (reason, detail)
+    assert recording("codex", "toolerr").read().counts() == Counts(tool_calls=5, tool_failures=5, finishes=1)
+    assert recording("claude", "perm_default").read().counts() == Counts(
+        tool_calls=1, tool_failures=1, api_calls=2, finishes=1
+    )
+    assert recording("codex", "badmodel_flag").read().counts() == Counts(warnings=1, finishes=1)
+    assert recording("codex", "unknowntool").read().counts() == Counts(warnings=1, finishes=1)
 
 
-def test_a_run_that_was_stopped_counts_as_stopped_although_the_tool_made_an_error_of_it():
-    verdict = judge(Evidence(exit_code=143, stopped=Reason.SHUTDOWN, output_bytes=4467, reports=True))
-    assert verdict.reason is Reason.SHUTDOWN
+@pytest.mark.parametrize(
+    ("tool", "case", "bad"),
+    [
+        ("claude", "ratelimit", 0),
+        ("claude", "usage", 0),
+        ("claude", "err500", 0),
+        ("claude", "noserver", 0),
+        ("claude", "auth", 0),
+        ("claude", "sig_int_tool", 0),
+        ("claude", "maxtokens", 1),
+        ("claude", "toolong", 1),
+        ("codex", "ratelimit", 0),
+        ("codex", "nokey", 0),
+        ("codex", "badrequest", 1),
+    ],
+)
+def test_only_the_agents_own_faults_are_bad_finishes(tool, case, bad, recording):
+    counts = recording(tool, case).read().counts()
+    assert (counts.finishes, counts.bad_finishes) == (1, bad)

@@ -1,22 +1,54 @@
 import signal
+from datetime import UTC, datetime
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkfactory.model.ends import Reason, Verdict
-from darkfactory.model.signals import Finished
+from darkfactory.model.ends import CLASSES, Blame, Reason, Verdict
+from darkfactory.model.ends import ErrorClass as E
+from darkfactory.model.signals import (
+    BackgroundTask,
+    Denied,
+    Error,
+    Finished,
+    Retry,
+    Said,
+    Started,
+    Stream,
+    Throttled,
+    ToolCall,
+)
+from darkfactory.tools.tally import Place, Tally
 from darkfactory.tools.text import MAX_DETAIL
 from darkfactory.tools.verdict import Evidence, judge
 
+LATER = datetime(2026, 11, 24, 2, tzinfo=UTC)
 OK = Finished(ok=True, detail="all done")
 BAD = Finished(ok=False, detail="no key")
 
 
 def seen(
-    *, finished=None, exit_code=0, stopped=None, stop_detail="", lingered=False, output_bytes=9, reports=True
+    *,
+    finished=None,
+    exit_code=0,
+    stopped=None,
+    stop_detail="",
+    lingered=False,
+    output_bytes=9,
+    reports=True,
+    signals=(),
+    said="hm",
+    words="",
 ) -> Evidence:
+    tally = Tally()
+    for number, signal_ in enumerate((Said(said), *signals, *([finished] if finished is not None else [])), 1):
+        tally.take(signal_, Place(Stream.STDOUT, number))
+    if words:
+        tally.words(words, Place(Stream.STDERR, 7), tells=True)
     return Evidence(
+        tally=tally,
         finished=finished,
         exit_code=exit_code,
         stopped=stopped,
@@ -27,81 +59,201 @@ def seen(
     )
 
 
+def bad(error, detail="", by="", **more) -> Verdict:
+    """What the table makes of that class."""
+    meaning = CLASSES[error]
+    return Verdict(meaning.reason, detail, error, meaning.retryable, decided_by=by, **more)
+
+
+def stop(reason, error, detail="") -> Verdict:
+    return Verdict(reason, detail, error, CLASSES[error].retryable, decided_by="the stop")
+
+
+SUCCEEDED = Verdict(Reason.SUCCEEDED, "all done", decided_by="stdout:2")
+FAILED_CALL = (ToolCall("Bash", None, "t"), ToolCall("", False, "t"))
 MATRIX = {
     # It said how it ended.
-    "said ok, exited 0": (seen(finished=OK), Verdict(Reason.SUCCEEDED, "all done")),
-    "said not ok, exited 0": (seen(finished=BAD), Verdict(Reason.FAILED, "no key")),
-    "said not ok, exited 1": (seen(finished=BAD, exit_code=1), Verdict(Reason.FAILED, "no key")),
+    "said ok, exited 0": (seen(finished=OK), SUCCEEDED),
+    "said not ok, exited 0": (seen(finished=BAD), bad(E.UNKNOWN, "no key", "stdout:2")),
+    "said not ok, exited 1": (seen(finished=BAD, exit_code=1), bad(E.UNKNOWN, "no key", "stdout:2")),
     "said not ok, without a word why": (
         seen(finished=Finished(ok=False), exit_code=1),
-        Verdict(Reason.FAILED, "said that it failed"),
+        bad(E.UNKNOWN, "said that it failed", "stdout:2"),
     ),
-    "said ok, exited 1": (seen(finished=OK, exit_code=1), Verdict(Reason.FAILED, "said ok, then exit code 1")),
+    "said not ok, and the kind of it": (
+        seen(finished=evolve(BAD, error=E.AUTH), exit_code=1),
+        bad(E.AUTH, "no key", "stdout:2"),
+    ),
+    "said not ok, after it had told what was wrong": (
+        seen(signals=[Error("no key", E.AUTH)], finished=BAD, exit_code=1),
+        bad(E.AUTH, "no key", "stdout:3"),
+    ),
+    "said not ok, and knows better whether that can be cured": (
+        seen(finished=evolve(BAD, error=E.AUTH, retryable=True), exit_code=1),
+        evolve(bad(E.AUTH, "no key", "stdout:2"), retryable=True),
+    ),
+    "said that a limit was met, and until when": (
+        seen(finished=evolve(BAD, error=E.QUOTA, resets_at=LATER), exit_code=1),
+        bad(E.QUOTA, "no key", "stdout:2", resets_at=LATER),
+    ),
+    "said that a limit was met; until when it had told before": (
+        seen(signals=[Throttled(LATER)], finished=evolve(BAD, error=E.THROTTLED), exit_code=1),
+        bad(E.THROTTLED, "no key", "stdout:3", resets_at=LATER),
+    ),
+    "said not ok for a reason that no time cures": (
+        seen(signals=[Throttled(LATER)], finished=evolve(BAD, error=E.AUTH), exit_code=1),
+        bad(E.AUTH, "no key", "stdout:3"),
+    ),
+    "said ok, exited 1": (seen(finished=OK, exit_code=1), bad(E.UNKNOWN, "said ok, then exit code 1", "exit code 1")),
     "said ok, killed by a stranger": (
         seen(finished=OK, exit_code=-signal.SIGKILL),
-        Verdict(Reason.FAILED, "said ok, then killed by SIGKILL"),
+        bad(E.KILLED, "said ok, then killed by SIGKILL", "killed by SIGKILL"),
     ),
     "said ok, never reaped": (
         seen(finished=OK, exit_code=None),
-        Verdict(Reason.FAILED, "said ok, then could not be reaped"),
+        bad(E.UNKNOWN, "said ok, then could not be reaped", "could not be reaped"),
+    ),
+    "said ok, without an answer": (
+        seen(signals=[Started()], said="", finished=Finished(ok=True)),
+        bad(E.EMPTY_OUTPUT, "said ok, but gave no answer and used no tool", "stdout:3"),
+    ),
+    "said ok, and its answer is all it said": (
+        seen(said="", finished=Finished(ok=True, answer="42")),
+        Verdict(Reason.SUCCEEDED, decided_by="stdout:2"),
+    ),
+    "said ok, and its work is all it did": (
+        seen(said="", signals=[ToolCall("Edit", True)], finished=Finished(ok=True)),
+        Verdict(Reason.SUCCEEDED, decided_by="stdout:3"),
+    ),
+    "said ok, and was allowed nothing": (
+        seen(signals=[*FAILED_CALL, Denied("Bash")], finished=OK),
+        bad(
+            E.PERMISSION_DENIED,
+            "said ok, but it was not allowed the tools that it asked for, and no other call succeeded",
+            "stdout:5",
+        ),
+    ),
+    "said ok, and found another way": (
+        seen(signals=[*FAILED_CALL, Denied("Bash"), ToolCall("Edit", True)], finished=OK),
+        evolve(SUCCEEDED, decided_by="stdout:6"),
+    ),
+    "said ok, and its command fails": (
+        seen(signals=FAILED_CALL, finished=OK),
+        evolve(SUCCEEDED, decided_by="stdout:4"),
     ),
     # It said how it ended, and had to be stopped.
     "said ok, lingered": (
         seen(finished=OK, exit_code=-signal.SIGTERM, lingered=True),
-        Verdict(Reason.SUCCEEDED, "all done", hung_after_result=True),
+        evolve(SUCCEEDED, hung_after_result=True),
     ),
     "said not ok, lingered": (
         seen(finished=BAD, exit_code=-signal.SIGTERM, lingered=True),
-        Verdict(Reason.FAILED, "no key", hung_after_result=True),
+        bad(E.UNKNOWN, "no key", "stdout:2", hung_after_result=True),
     ),
     "said ok, stopped with the factory": (
         seen(finished=OK, exit_code=-signal.SIGKILL, stopped=Reason.SHUTDOWN),
-        Verdict(Reason.SUCCEEDED, "all done", hung_after_result=True),
+        evolve(SUCCEEDED, hung_after_result=True),
     ),
     "said ok, ignored the stop and was never reaped": (
         seen(finished=OK, exit_code=None, stopped=Reason.TIMED_OUT),
-        Verdict(Reason.SUCCEEDED, "all done", hung_after_result=True),
+        evolve(SUCCEEDED, hung_after_result=True),
     ),
     "said not ok, stopped": (
         seen(finished=BAD, exit_code=143, stopped=Reason.CANCELLED),
-        Verdict(Reason.FAILED, "no key", hung_after_result=True),
+        bad(E.UNKNOWN, "no key", "stdout:2", hung_after_result=True),
     ),
     # It did not say, and was stopped.
     "stopped, killed": (
         seen(exit_code=-signal.SIGKILL, stopped=Reason.STALLED, stop_detail="silent for 900 s"),
-        Verdict(Reason.STALLED, "silent for 900 s"),
+        stop(Reason.STALLED, E.STALLED, "silent for 900 s"),
     ),
-    "stopped, exited 0 on SIGTERM": (seen(stopped=Reason.TIMED_OUT), Verdict(Reason.TIMED_OUT)),
-    "stopped, never reaped": (seen(exit_code=None, stopped=Reason.MEMORY), Verdict(Reason.MEMORY)),
-    "stopped plain tool": (seen(stopped=Reason.CANCELLED, reports=False), Verdict(Reason.CANCELLED)),
+    "stopped, exited 0 on SIGTERM": (seen(stopped=Reason.TIMED_OUT), stop(Reason.TIMED_OUT, E.TIMED_OUT)),
+    "stopped, never reaped": (seen(exit_code=None, stopped=Reason.MEMORY), stop(Reason.MEMORY, E.MEMORY)),
+    "stopped plain tool": (seen(stopped=Reason.CANCELLED, reports=False), stop(Reason.CANCELLED, E.KILLED)),
+    "stopped while its provider failed it": (
+        seen(signals=[Retry(error=E.NETWORK)], exit_code=143, stopped=Reason.STALLED, stop_detail="silent"),
+        bad(E.NETWORK, "waited for its provider (network) until it was stopped: silent", "the stop"),
+    ),
+    "stopped while its provider made it wait": (
+        seen(signals=[Throttled(LATER)], exit_code=143, stopped=Reason.TIMED_OUT),
+        bad(E.QUOTA, "waited for its provider (quota) until it was stopped: timed_out", "the stop", resets_at=LATER),
+    ),
+    "stopped after its provider had failed it for a while": (
+        seen(signals=[Retry(error=E.NETWORK), Said("on we go")], exit_code=143, stopped=Reason.STALLED),
+        stop(Reason.STALLED, E.STALLED),
+    ),
+    "stopped for another reason while it waited": (
+        seen(signals=[Retry(error=E.NETWORK)], exit_code=143, stopped=Reason.MEMORY),
+        stop(Reason.MEMORY, E.MEMORY),
+    ),
+    "stopped while it tried a wrong key again": (
+        seen(signals=[Retry(error=E.AUTH)], exit_code=143, stopped=Reason.STALLED),
+        stop(Reason.STALLED, E.STALLED),
+    ),
     "stopped for a result that it took back meanwhile": (
         seen(exit_code=-signal.SIGTERM, lingered=True),
-        Verdict(Reason.FAILED, "went on after its result and was stopped before the next one"),
+        bad(E.TRUNCATED, "went on after its result and was stopped before the next one", "the stop"),
+    ),
+    # It ended by itself, without a word of how, but it had told of an error.
+    "an error, exited 1": (seen(signals=[Error("no key", E.AUTH)], exit_code=1), bad(E.AUTH, "no key", "stdout:2")),
+    "an error, exited 0": (
+        seen(signals=[Error("boom")], reports=False),
+        bad(E.UNKNOWN, "boom", "stdout:2"),
+    ),
+    "an error while it waited for its provider": (
+        seen(signals=[Throttled(), Error("boom")], exit_code=1, reports=False),
+        bad(E.THROTTLED, "boom", "stdout:3"),
+    ),
+    "an error before it began anew": (
+        seen(signals=[Error("no key", E.AUTH), Started()], exit_code=0),
+        bad(E.TRUNCATED, "exited 0 without a result", "exit code 0"),
     ),
     # It ended by itself, without a word.
-    "silent tool that reports, exited 0": (seen(), Verdict(Reason.FAILED, "exited 0 without a result")),
-    "silent tool that reports, exited 2": (seen(exit_code=2), Verdict(Reason.FAILED, "exit code 2")),
-    "plain tool, exited 0": (seen(reports=False), Verdict(Reason.SUCCEEDED)),
+    "tool that reports, exited 0": (seen(), bad(E.TRUNCATED, "exited 0 without a result", "exit code 0")),
+    "silent tool that reports, exited 0": (
+        seen(output_bytes=0),
+        bad(E.EMPTY_OUTPUT, "exited 0 without a result", "exit code 0"),
+    ),
+    "tool that reports, exited 2": (seen(exit_code=2), bad(E.UNKNOWN, "exit code 2", "exit code 2")),
+    "tool that reports, exited 2 with words": (
+        seen(exit_code=2, words="error: unknown option '--x'"),
+        bad(E.CONFIG, "exit code 2: error: unknown option '--x'", "stderr:7"),
+    ),
+    "words alone do not blame a provider": (
+        seen(exit_code=2, words="error: 429 is what the report is about"),
+        bad(E.UNKNOWN, "exit code 2: error: 429 is what the report is about", "exit code 2"),
+    ),
+    "gave up while its provider made it wait": (
+        seen(signals=[Throttled(LATER, "wait")], exit_code=1, reports=False),
+        bad(E.QUOTA, "exit code 1", "exit code 1", resets_at=LATER),
+    ),
+    "plain tool, exited 0": (seen(reports=False), Verdict(Reason.SUCCEEDED, decided_by="exit code 0")),
+    "plain tool, exited 0 with words": (
+        seen(reports=False, words="error: never mind"),
+        Verdict(Reason.SUCCEEDED, decided_by="exit code 0"),
+    ),
     "plain tool, exited 0 with no output": (
         seen(reports=False, output_bytes=0),
-        Verdict(Reason.SUCCEEDED, no_evidence=True),
+        Verdict(Reason.SUCCEEDED, decided_by="exit code 0", no_evidence=True),
     ),
-    "plain tool, exited 3": (seen(reports=False, exit_code=3), Verdict(Reason.FAILED, "exit code 3")),
-    "plain tool, exited 3 with no output": (
-        seen(reports=False, exit_code=3, output_bytes=0),
-        Verdict(Reason.FAILED, "exit code 3"),
+    "plain tool, exited 3": (seen(reports=False, exit_code=3), bad(E.UNKNOWN, "exit code 3", "exit code 3")),
+    "plain tool, a command was not there": (
+        seen(reports=False, exit_code=127, words="bash: line 1: jq: command not found"),
+        bad(E.TOOL_MISSING, "exit code 127: bash: line 1: jq: command not found", "exit code 127"),
     ),
+    "an exit code that tells of a signal": (seen(exit_code=137), bad(E.KILLED, "exit code 137", "exit code 137")),
+    "an exit code that looks as if it did": (seen(exit_code=144), bad(E.UNKNOWN, "exit code 144", "exit code 144")),
     "plain tool, crashed": (
         seen(reports=False, exit_code=-signal.SIGSEGV),
-        Verdict(Reason.FAILED, "killed by SIGSEGV"),
+        bad(E.KILLED, "killed by SIGSEGV", "killed by SIGSEGV"),
     ),
     "plain tool, died of a signal without a name": (
         seen(reports=False, exit_code=-40),
-        Verdict(Reason.FAILED, "killed by signal 40"),
+        bad(E.KILLED, "killed by signal 40", "killed by signal 40"),
     ),
     "plain tool, never reaped": (
         seen(reports=False, exit_code=None),
-        Verdict(Reason.FAILED, "could not be reaped"),
+        bad(E.UNKNOWN, "could not be reaped", "could not be reaped"),
     ),
 }
 
@@ -111,22 +263,51 @@ def test_the_verdict_on(evidence, verdict):
     assert judge(evidence) == verdict
 
 
-@given(
+def test_every_class_has_its_meaning():
+    assert set(CLASSES) == set(E)
+    for error, meaning in CLASSES.items():
+        if meaning.blame is Blame.PROVIDER:  # what it does at night must not get an agent held
+            assert meaning.reason is Reason.THROTTLED, error
+
+
+SIGNALS = st.one_of(
+    st.builds(Started, st.none() | st.text()),
+    st.builds(Said, st.text()),
+    st.builds(ToolCall, st.text(), st.none() | st.booleans(), st.text()),
+    st.builds(Denied),
+    st.builds(Retry, error=st.none() | st.sampled_from(E)),
+    st.builds(Throttled, st.none() | st.datetimes(timezones=st.just(UTC))),
+    st.builds(Error, st.text(st.characters(codec=None)), st.none() | st.sampled_from(E)),
+    st.builds(BackgroundTask, st.booleans(), st.text()),
     st.builds(
-        Evidence,
-        finished=st.none() | st.builds(Finished, ok=st.booleans(), detail=st.text(st.characters(codec=None))),
-        exit_code=st.none() | st.integers(),
-        stopped=st.none() | st.sampled_from(Reason),
-        stop_detail=st.text(st.characters(codec=None)),
-        lingered=st.booleans(),
-        output_bytes=st.integers(min_value=0),
-        reports=st.booleans(),
-    )
+        Finished, st.booleans(), st.text(st.characters(codec=None)), st.none() | st.sampled_from(E), answer=st.text()
+    ),
 )
-def test_any_evidence_has_a_verdict_with_a_detail_of_one_short_line(evidence):
-    verdict = judge(evidence)
+
+
+@given(
+    signals=st.lists(SIGNALS, max_size=6),
+    exit_code=st.none() | st.integers(),
+    stopped=st.none() | st.sampled_from([reason for reason in Reason if reason is not Reason.SUCCEEDED]),
+    stop_detail=st.text(st.characters(codec=None)),
+    lingered=st.booleans(),
+    output_bytes=st.integers(min_value=0),
+    reports=st.booleans(),
+    words=st.text(st.characters(codec=None)),
+)
+def test_any_evidence_has_one_verdict_with_a_detail_of_one_short_line(**evidence):
+    collected = seen(**evidence)
+    collected = evolve(collected, finished=collected.tally.finished)
+    verdict = judge(collected)
     assert verdict.detail.isprintable()
     assert len(verdict.detail) <= MAX_DETAIL
-    if verdict.reason is Reason.SUCCEEDED and evidence.stopped is not Reason.SUCCEEDED:
-        assert evidence.exit_code == 0 or verdict.hung_after_result
-        assert evidence.finished is not None or not evidence.reports
+    assert verdict.decided_by
+    if verdict.reason is Reason.SUCCEEDED:
+        assert verdict.error_class is verdict.retryable is verdict.resets_at is None
+        assert collected.exit_code == 0 or verdict.hung_after_result
+        assert collected.finished is not None or not collected.reports
+    else:
+        assert verdict.error_class is not None
+        assert verdict.retryable is not None
+        assert verdict.reason in {CLASSES[verdict.error_class].reason, collected.stopped}
+        assert verdict.resets_at is None or verdict.reason is Reason.THROTTLED

@@ -1,0 +1,87 @@
+"""What kind of failure it was, where a tool gives only an HTTP status or words.
+
+Words are read only where the tool speaks of itself: in its own error events, and at the very last on its stderr. What
+an agent says and what its commands print is never searched: it may be about anything.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from darkfactory.model.ends import ErrorClass
+from darkfactory.tools.text import number
+
+_SEARCHED = 2000
+"""Characters of a message that are looked at."""
+
+_BY_STATUS = {
+    400: ErrorClass.INVALID_REQUEST,
+    401: ErrorClass.AUTH,
+    402: ErrorClass.BILLING,
+    403: ErrorClass.AUTH,
+    404: ErrorClass.MODEL_NOT_FOUND,
+    408: ErrorClass.NETWORK,
+    413: ErrorClass.CONTEXT_OVERFLOW,
+    422: ErrorClass.INVALID_REQUEST,
+    429: ErrorClass.THROTTLED,
+}
+
+_STATUS = re.compile(r"\bstatus:? (\d{3})\b")
+
+_LIMITS = (
+    (ErrorClass.QUOTA, r"usage.limit|account.s rate limit|(hour|weekly) limit|hit your limit"),
+    (ErrorClass.BILLING, r"credit balance|insufficient.quota|quota exceeded|your current quota|billing"),
+    (ErrorClass.CONTEXT_OVERFLOW, r"context window|(prompt|input) is too long|context.length|maximum context"),
+)
+"""Told apart by words alone from other failures with the same status."""
+
+_WORDS = (
+    (ErrorClass.THROTTLED, r"\b429\b|rate.?limit|too many requests"),
+    (ErrorClass.TRUNCATED, r"max.output.tokens|output token maximum"),
+    (ErrorClass.AUTH, r"api.key|not logged in|missing environment variable|authenticat|unauthorized|oauth token"),
+    (ErrorClass.MODEL_NOT_FOUND, r"selected model|model\b.*(not found|not exist|not supported)"),
+    (ErrorClass.BUDGET, r"budget (reached|exhausted|exceeded)"),
+    (ErrorClass.NETWORK, r"\becon\w+|connection|sending request|for network|disconnected|timed out|getaddrinfo"),
+    (ErrorClass.PROVIDER_DOWN, r"high demand|overloaded|server.error|bad gateway|service unavailable"),
+    (ErrorClass.REFUSED, r"content.filter|\brefus|usage polic"),
+    (ErrorClass.INVALID_REQUEST, r"invalid.request|invalid value|bad request"),
+    (
+        ErrorClass.CONFIG,
+        r"(unknown|unexpected|unrecognized|invalid) (option|argument|value)|requires -|cannot be used with|"
+        r"no conversation found|no rollout found|already in use|loading config|config\.toml",
+    ),
+)
+
+_COMPILED_LIMITS, _COMPILED_WORDS = (
+    tuple((error, re.compile(pattern, re.IGNORECASE)) for error, pattern in table) for table in (_LIMITS, _WORDS)
+)
+
+
+def class_of(text: str, status: int | None = None) -> ErrorClass | None:
+    """The class of an error from its message and its HTTP status, where there is one; None when neither tells."""
+    text = text[:_SEARCHED]
+    for error, pattern in _COMPILED_LIMITS:
+        if pattern.search(text):
+            return error
+    if status is None and (named := _STATUS.search(text)):
+        status = int(named[1])
+    if status is not None and (error_of_status := _of_status(status)):
+        return error_of_status
+    return next((error for error, pattern in _COMPILED_WORDS if pattern.search(text)), None)
+
+
+def _of_status(status: int) -> ErrorClass | None:
+    return ErrorClass.PROVIDER_DOWN if 500 <= status < 600 else _BY_STATUS.get(status)
+
+
+def reset_time(value: object) -> datetime | None:
+    """The instant that a tool names by its epoch seconds; None when it is none.
+
+    The one place that reads such times. What a tool says in words ("try again at 4:53 AM") it does not understand yet.
+    """
+    epoch = number(value)
+    try:
+        return None if epoch is None or epoch <= 0 else datetime.fromtimestamp(epoch, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
