@@ -144,9 +144,12 @@ class NightwatchMonitor:
 
 
 def metrics_of(sums: list[int], minimum: MinSamples) -> DriftMetrics:
-    """The rates of what a window holds."""
+    """The rates of what a window holds.
+
+    A single failed command is no evidence of anything: a test fails, and the agent mends what it found.
+    """
     seen, errors, commands, failures, looks, ill = sums
-    enough = (seen >= minimum.signals, commands >= minimum.commands, looks >= minimum.runs)
+    enough = (seen >= minimum.signals, commands >= minimum.commands and failures != 1, looks >= minimum.runs)
     return DriftMetrics(
         error_rate=_share(errors, seen),
         command_success_rate=1.0 - _share(failures, commands),

@@ -259,7 +259,7 @@ class TestMinimumSamples:
         ("counts", "health", "fewer"),
         [
             (lines(10, 19), "", MinSamples(signals=19)),
-            (Counts(tool_calls=4, tool_failures=3), "", MinSamples(commands=4)),
+            (Counts(tool_calls=4, tool_failures=2), "", MinSamples(commands=4)),
             (lines(0, 20), "--", MinSamples(runs=2)),
         ],
     )
@@ -269,8 +269,12 @@ class TestMinimumSamples:
 
     def test_a_score_says_which_parts_it_is_made_of(self):
         nightwatch = NightwatchMonitor()
-        nightwatch.observe("it", Counts(tool_calls=5, tool_failures=1), 0.0)
-        assert nightwatch.drift_score("it", 0.0).metrics == DriftMetrics(0.2, 0.8, 1.0, 5, ("command_success_rate",))
+        nightwatch.observe("it", Counts(tool_calls=5, tool_failures=2), 0.0)
+        assert nightwatch.drift_score("it", 0.0).metrics == DriftMetrics(0.4, 0.6, 1.0, 5, ("command_success_rate",))
+
+    def test_a_single_failed_command_is_no_evidence(self):
+        assert judged(Counts(tool_calls=5, tool_failures=1, api_calls=6)) == (0.0, NORMAL)
+        assert judged(Counts(tool_calls=10, tool_failures=2, api_calls=6)) == (0.2, MODERATE)
 
 
 class TestAlerts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -24,6 +25,9 @@ from darkfactory.model.fleet import MinSamples
 from darkfactory.testing import FAILS, HANGS, STARTED, Script, SimulatedMachine, says, uses
 
 from .fleets import by_agent, fleet, secs
+
+Spoil = int | Callable[[bytes], bytes | None]
+"""What becomes of a fleet file: a length, or a new text; None: it is gone."""
 
 SAFETY, CORE, GROWTH = AgentLayer.SAFETY, AgentLayer.CORE, AgentLayer.GROWTH
 
@@ -356,27 +360,37 @@ task = "{task}"
             await trio.sleep(30)
         assert len(machine.records("schedule_armed")) == 2
 
+    def spoil(self, file: Path, how: Spoil) -> None:
+        if isinstance(how, int):
+            os.truncate(file, how)
+            return
+        text = file.read_bytes()
+        file.unlink()
+        if how is os.mkfifo:
+            os.mkfifo(file)
+        elif (spoilt := how(text)) is not None:
+            file.write_bytes(spoilt)
+
     @pytest.mark.parametrize(
         ("spoil", "problem"),
         [
-            (lambda file: file.write_text("agents = 5"), "fleet.toml:1: agents: expected an array of tables"),
-            (lambda file: file.write_text("[[[["), "is not valid TOML"),
-            (lambda file: file.write_bytes(b"\xff"), "is not UTF-8"),
-            (lambda file: file.unlink(), "cannot be read: No such file"),
-            (lambda file: (file.unlink(), os.mkfifo(file)), "no regular file"),
-            (lambda file: os.truncate(file, 2**32), "more than 4194304 are not read"),
-            (lambda file: file.write_text(file.read_text().replace('"it"', '"else"')), "no longer declared"),
-            (
-                lambda file: file.write_text(file.read_text().replace("Safety", "Growth").replace("10000", "1000")),
-                "its layer is Growth now",
-            ),
+            (lambda _: b"agents = 5", "fleet.toml:1: agents: expected an array of tables"),
+            (lambda _: b"[[[[", "is not valid TOML"),
+            (lambda _: b"\xff", "is not UTF-8"),
+            (lambda text: text.replace(b'"it"', b'"else"'), "no longer declared"),
+            (lambda text: text.replace(b"Safety", b"Growth").replace(b"10000", b"1000"), "its layer is Growth now"),
+            (lambda _: None, "cannot be read: No such file"),
+            (os.mkfifo, "no regular file"),
+            (2**32, "more than 4194304 are not read"),
         ],
     )
-    async def test_the_last_good_one_stays(self, autojump_clock: MockClock, file: Path, spoil, problem: str) -> None:
+    async def test_the_last_good_one_stays(
+        self, autojump_clock: MockClock, file: Path, spoil: Spoil, problem: str
+    ) -> None:
         machine = in_order(errs(30), HANGS)
         async with open_factory(self.load(file), machine=machine.open):
             await trio.sleep(100)
-            spoil(file)
+            self.spoil(file, spoil)
             await trio.sleep(1200)
         (kept,) = machine.records("definition_kept")
         assert problem in kept["detail"]
