@@ -38,6 +38,12 @@ def says(ok: bool = True, text: str = "done", **more: object) -> bytes:
     return json.dumps({"type": "result", "ok": ok, "text": text, **more}).encode() + b"\n"
 
 
+def uses(calls: int = 1, failures: int = 0) -> bytes:
+    """The demo tool's account of that many commands, the first of which failed."""
+    line = '{"type": "tool", "name": "shell", "exit_code": %d}\n'
+    return (line % 1 * failures + line % 0 * (calls - failures)).encode()
+
+
 STARTED = b'{"type":"started","session":"simulated"}\n'
 """The demo tool's first line."""
 
@@ -311,6 +317,12 @@ class SimulatedDisk:
         return Room(self.free_bytes, f"the simulated disk: {self.free_bytes} bytes are free")
 
 
+async def _at_once(work: Callable[[], Any]) -> Any:
+    """Work that a real machine does in a thread: a mock clock would run on meanwhile."""
+    await trio.lowlevel.checkpoint()
+    return work()
+
+
 @define(eq=False)
 class SimulatedMachine:
     """A machine for `open_factory(fleet, machine=...)`; opened again, it goes on from its journal."""
@@ -338,6 +350,7 @@ class SimulatedMachine:
             runs=self.runs,
             disk=self.disk,
             history=tuple(self.journal.lines),
+            in_thread=_at_once,
         )
 
     def records(self, kind: str, **like: Any) -> list[Line]:

@@ -144,6 +144,7 @@ def _top(config: OrchestratorConfig) -> Iterator[Finding]:
 def _nightwatch(nightwatch: NightwatchConfig) -> Iterator[Finding]:
     here: Keys = ("nightwatch",)
     yield from limits.check(here, nightwatch)
+    yield from limits.check((*here, "min_samples"), nightwatch.min_samples)
     levels = ("minor_threshold", "moderate_threshold", "severe_threshold", "critical_threshold")
     for lower, upper in pairwise(levels):
         low, high = getattr(nightwatch, lower), getattr(nightwatch, upper)

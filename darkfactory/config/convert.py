@@ -29,6 +29,7 @@ from darkfactory.model.fleet import (
     Containment,
     JsonlMap,
     LayerConfig,
+    MinSamples,
     NightwatchConfig,
     OrchestratorConfig,
     Overlap,
@@ -44,6 +45,7 @@ Hook = Callable[[Any, Any], Any]
 _SECTIONS: dict[type[attrs.AttrsInstance], str] = {
     OrchestratorConfig: "the top of the file, before the first [section]",
     NightwatchConfig: "[nightwatch]",
+    MinSamples: "[nightwatch.min_samples]",
     LayerConfig: "[layers.X]",
     CompoundReviewConfig: "[compound_review]",
     ToolConfig: "[tools.X]",

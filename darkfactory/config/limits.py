@@ -44,9 +44,12 @@ _LIMITS = {
     "backoff_max_secs": _TIME,
     "backoff_secs": _TIME,
     "catchup_secs": _TIME,
+    "commands": Limit(1),
+    "cooldown_secs": _TIME,
     "critical_threshold": _FRACTION,
     "eval_interval_secs": _SOME_TIME,
     "grace_secs": _TIME,
+    "hysteresis": _FRACTION,
     "jitter_secs": _TIME,
     "keep_bytes": Limit(0, 2**63 - 1),
     "keep_days": Limit(0, 36500),
@@ -67,12 +70,15 @@ _LIMITS = {
     "nice": Limit(0, 19),
     "period_secs": _SOME_TIME,
     "retries": Limit(0),
+    "runs": Limit(1),
     "severe_threshold": _FRACTION,
     "shutdown_grace_secs": _TIME,
+    "signals": Limit(1),
     "stall_timeout_secs": _SOME_TIME,
     "start_timeout_secs": _SOME_TIME,
     "success_cooldown_secs": _TIME,
     "timeout_secs": _SOME_TIME,
+    "window_secs": _SOME_TIME,
 }
 """Every number of the model, by its name, which means the same in all sections."""
 

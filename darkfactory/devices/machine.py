@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from darkfactory.devices import containment
+from darkfactory.devices import containment, threads
 from darkfactory.devices.cgroup import Cgroups, NoCgroup
 from darkfactory.devices.clock import CivilClock, SystemClock
 from darkfactory.devices.disk import Disk, Mounts
@@ -53,6 +53,7 @@ class Machine:
     """None for a simulated machine."""
     environ: Mapping[str, str] = field(factory=dict, repr=False)
     """Where the agents' `env_pass` is taken from."""
+    in_thread: threads.InThread = threads.in_thread
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import trio
 
 T = TypeVar("T")
+InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Does some work away from the loop, and waits for its result."""
 
 
 def none_left(error: RuntimeError) -> bool:
@@ -27,3 +29,8 @@ async def run_sync(work: Callable[[], T], *, limiter: trio.CapacityLimiter) -> T
         if not none_left(error):
             raise
     return work()
+
+
+async def in_thread(work: Callable[[], Any]) -> Any:
+    """Do some work in a thread that nobody else waits for. Cancelled, the work goes on and its result is lost."""
+    return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True)

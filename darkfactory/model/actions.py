@@ -9,9 +9,10 @@ from typing import Any
 
 from attrs import field, frozen
 
+from darkfactory.model.drift import DriftScore
 from darkfactory.model.ends import Reason
 from darkfactory.model.events import Moment
-from darkfactory.model.fleet import AgentLayer
+from darkfactory.model.fleet import AgentDefinition, AgentLayer
 
 
 class Cause(Enum):
@@ -139,6 +140,45 @@ class StopLayer:
 
 
 @frozen
+class JudgeDrift:
+    """Have an agent's drift evaluated: a run of it has ended."""
+
+    agent: str
+    healthy: bool | None
+    """How that run counts for its health; None: not at all."""
+
+
+@frozen
+class ResetDrift:
+    """Forget what was seen of an agent: it begins anew."""
+
+    agent: str
+
+
+@frozen
+class RefreshContext:
+    """Have the agent's next prompt say what went wrong."""
+
+    drift_score: DriftScore
+
+
+@frozen
+class ReadDefinition:
+    """Read an agent's definition anew; the answer is an `events.DefinitionRead`."""
+
+    agent: str
+
+
+@frozen
+class Redefine:
+    """The agent's next run, and its schedule, go by this definition."""
+
+    definition: AgentDefinition
+    cursor: datetime | None
+    """UTC, where its new schedule begins; None when that has not changed."""
+
+
+@frozen
 class Answer:
     """Tell an asker what became of the request."""
 
@@ -155,4 +195,7 @@ class Finish:
     """What still lives, named."""
 
 
-Action = Record | StartRun | StopRun | StopAgent | StopLayer | Answer | Finish
+Drifting = JudgeDrift | ResetDrift | RefreshContext
+"""What Nightwatch is told."""
+
+Action = Record | StartRun | StopRun | StopAgent | StopLayer | Drifting | ReadDefinition | Redefine | Answer | Finish

@@ -22,9 +22,9 @@ class CorrectionAction(Enum):
 
     NONE = "none"
     WARN = "warn"
-    """Tell; nothing is stopped."""
+    """Tell, and note what went wrong in the next prompt; nothing is stopped."""
     RENEW = "renew"
-    """The run may finish for `moderate_finish_secs`; then it is stopped, and Safety starts anew."""
+    """Read its definition anew; the run may finish for `moderate_finish_secs`, then it is stopped, Safety restarts."""
     RESTART = "restart"
     """Stop the run now and start again, inside the restart intensity."""
     HOLD = "hold"
@@ -42,12 +42,15 @@ ACTION_FOR = {
 
 @frozen
 class DriftMetrics:
-    """What the score is made of; rates and health are fractions in 0..1."""
+    """What the score is made of; rates and health are fractions in 0..1, and perfect where nothing was seen."""
 
     error_rate: float
     command_success_rate: float
     health_score: float
     sample_count: int
+    """What the error rate is a fraction of."""
+    weighed: tuple[str, ...] = ()
+    """Which of the three have their minimum of samples; the others count for nothing."""
 
 
 @frozen

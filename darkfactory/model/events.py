@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from darkfactory.model.drift import DriftAlert
 from darkfactory.model.ends import Verdict
+from darkfactory.model.fleet import AgentDefinition
 from darkfactory.model.signals import Totals
 
 
@@ -126,6 +127,17 @@ class Drifted(Event):
     """An alert was raised about an agent."""
 
     alert: DriftAlert
+
+
+@frozen
+class DefinitionRead(Event):
+    """An agent's definition was looked up in the fleet file."""
+
+    agent: str
+    found: AgentDefinition | None
+    """None when it could not be read."""
+    problem: str = ""
+    """Why, for a person; no secrets in it."""
 
 
 @frozen

@@ -128,16 +128,36 @@ class LayerConfig:
 
 
 @frozen
+class MinSamples:
+    """How much must have been seen before a part of the drift score counts (`[nightwatch.min_samples]`)."""
+
+    signals: int = 20
+    """For the error rate: tool calls, API calls, warnings and results; of a plain program, lines."""
+    commands: int = 5
+    """For the command success rate: tool calls that ended."""
+    runs: int = 3
+    """For the health: ends of runs, and looks at a run that lives."""
+
+
+@frozen
 class NightwatchConfig:
     """Where drift scores become correction levels; lower edges are inclusive (`[nightwatch]`)."""
 
     eval_interval_secs: float = 300.0
+    """How often drift is evaluated, besides at each run's end."""
     minor_threshold: float = 0.10
     moderate_threshold: float = 0.20
     severe_threshold: float = 0.40
     critical_threshold: float = 0.70
     moderate_finish_secs: float = 600.0
     """How long a run may go on after a Moderate correction was asked for."""
+    window_secs: float = 900.0
+    """What lies further back is forgotten."""
+    min_samples: MinSamples = field(factory=MinSamples)
+    hysteresis: float = 0.05
+    """How far below its threshold a score must fall before a level is left; half the threshold at most."""
+    cooldown_secs: float = 300.0
+    """Between two alerts of the same level about an agent."""
 
 
 @frozen

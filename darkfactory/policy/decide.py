@@ -19,7 +19,7 @@ from darkfactory.model.ends import Reason, Verdict
 from darkfactory.model.events import Event, Moment
 from darkfactory.model.fleet import AgentLayer, OrchestratorConfig, Overlap
 from darkfactory.model.state import AgentState, Durable, Phase, Request, Run, State
-from darkfactory.policy import admission, correction, restart, shutdown, siblings
+from darkfactory.policy import admission, correction, redefinition, restart, shutdown, siblings
 from darkfactory.policy.chance import fraction
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
@@ -149,6 +149,8 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             _run_ended(draft, event)
         case events.Drifted():
             correction.correct(draft, event.alert)
+        case events.DefinitionRead():
+            redefinition.redefine(draft, event)
         case events.StartAsked():
             _start_asked(draft, event)
         case events.HoldAsked():
@@ -309,6 +311,7 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
         bad_ends += (event.when.at,)
     waits = agent.waits + 1 if verdict.reason in (Reason.THROTTLED, Reason.BUDGET) else 0
     draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits)
+    draft.actions.append(correction.judged(run.agent, verdict.reason))
     draft.gate_moved = True
     if after.counts and restart.exceeds_intensity(bad_ends, layer):
         if agent.hold is None:
@@ -396,6 +399,7 @@ def _resume(draft: Draft, name: str) -> bool:
         return False
     draft.change(name, hold=None, bad_ends=(), refused=None)
     draft.record("resumed", agent=name)
+    draft.actions.append(actions.ResetDrift(name))
     draft.gate_moved = True
     return True
 

@@ -38,14 +38,18 @@ class After:
     """It adds one to the restart intensity, and so to the back-off."""
     safety: Again
     others: Again
+    healthy: bool | None = None
+    """How it counts for the agent's health; None: not at all."""
+    judged_anew: bool = False
+    """What was seen of the agent before is forgotten."""
 
 
-_BAD = After(counts=True, safety=Again.BACKED_OFF, others=Again.RETRIED)
+_BAD = After(counts=True, safety=Again.BACKED_OFF, others=Again.RETRIED, healthy=False)
 _ENDED_FROM_OUTSIDE = After(counts=False, safety=Again.RECONCILED, others=Again.NO)
 _WAITS = After(counts=False, safety=Again.CURED, others=Again.CURED)
 
 AFTER = {
-    Reason.SUCCEEDED: After(counts=False, safety=Again.COOLED, others=Again.NO),
+    Reason.SUCCEEDED: After(counts=False, safety=Again.COOLED, others=Again.NO, healthy=True),
     Reason.FAILED: _BAD,
     Reason.TIMED_OUT: _BAD,
     Reason.STALLED: _BAD,
@@ -54,8 +58,8 @@ AFTER = {
     Reason.MAX_TURNS: _BAD,
     Reason.THROTTLED: _WAITS,
     Reason.BUDGET: _WAITS,
-    Reason.CORRECTED_SEVERE: After(counts=True, safety=Again.BACKED_OFF, others=Again.REPEATED),
-    Reason.CORRECTED_MODERATE: _ENDED_FROM_OUTSIDE,
+    Reason.CORRECTED_SEVERE: After(counts=True, safety=Again.BACKED_OFF, others=Again.REPEATED, judged_anew=True),
+    Reason.CORRECTED_MODERATE: After(counts=False, safety=Again.RECONCILED, others=Again.NO, judged_anew=True),
     Reason.CANCELLED: _ENDED_FROM_OUTSIDE,
     Reason.SIBLING: _ENDED_FROM_OUTSIDE,
     Reason.SHUTDOWN: _ENDED_FROM_OUTSIDE,

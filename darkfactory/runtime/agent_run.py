@@ -8,7 +8,7 @@ kill, sweep, the last of the output, verdict.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,11 +23,12 @@ from darkfactory.model.actions import StartRun, Stop
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.events import DiskChecked, Moment, RunEnded, RunStarted
 from darkfactory.model.fleet import AgentDefinition, PromptVia
-from darkfactory.model.signals import Counts, Finished, Usage
+from darkfactory.model.signals import Finished, Usage
 from darkfactory.policy.history import timestamp
 from darkfactory.runtime.inbox import Sender
-from darkfactory.runtime.intake import Intake, nobody
+from darkfactory.runtime.intake import Intake
 from darkfactory.runtime.memory import MemoryWatch
+from darkfactory.runtime.nightwatch import Nightwatch
 from darkfactory.tools.environment import environment
 from darkfactory.tools.tool import Prompt, Tool
 from darkfactory.tools.verdict import Evidence, judge
@@ -84,8 +85,7 @@ class Workplace:
     memory: MemoryWatch
     min_free_bytes: int
     nice: int
-    observe: Callable[[Counts], None] = nobody
-    """Who watches what its runs print."""
+    nightwatch: Nightwatch
     sessions: dict[str, Usage] = field(factory=dict)
     """What the agent's last sessions had used up when their last run ended, where its tool tells no less than that."""
 
@@ -96,7 +96,9 @@ async def run_agent(handle: RunHandle, place: Workplace) -> None:
     Cancellation stops the run and is delivered after its clean-up, which takes the stop's grace plus what killing and
     reading need.
     """
-    intake = Intake(handle.order.run_id, place.tool, place.sender, place.observe, place.sessions)
+    watch, name = place.nightwatch, place.agent.name
+    observe, trouble = partial(watch.observe, name), partial(watch.observe_trouble, name)
+    intake = Intake(handle.order.run_id, place.tool, place.sender, observe, trouble, place.sessions)
     run = _LiveRun(handle, place, intake)
     try:
         with handle.scope:
@@ -145,13 +147,19 @@ class _LiveRun:
             self.failure = failure
             return
         await place.sender.send(RunStarted(place.sender.now(), order.run_id, self.process.pid))
-        with place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes):
+        with (
+            place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes),
+            place.nightwatch.watching(order.run_id, order.agent, lambda: self.intake.tally.excused),
+        ):
             self.exit_code = await self.process.wait()
 
     def _spec(self) -> LaunchSpec:
         order, place = self.handle.order, self.place
         try:
-            files = place.machine.runs.begin(order.run_id, place.agent.task)
+            task = place.agent.task
+            if place.tool.reports and (note := place.nightwatch.take_note(order.agent)):
+                task = f"{task}\n\n{note}\n"  # a plain program's task may be a script, and is left alone
+            files = place.machine.runs.begin(order.run_id, task)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             reason = "enospc" if full else "run_directory"
@@ -160,7 +168,7 @@ class _LiveRun:
             raise SpawnFailed("run_directory", f"its prompt cannot be written: {error}") from error
         return LaunchSpec(
             run_id=order.run_id,
-            argv=place.tool.argv(place.agent, Prompt(place.agent.task, files.prompt)),
+            argv=place.tool.argv(place.agent, Prompt(task, files.prompt)),
             env=environment(place.agent, place.tool, place.machine.environ),
             cwd=place.working_dir,
             stdin=files.prompt if place.tool.prompt is PromptVia.STDIN else None,

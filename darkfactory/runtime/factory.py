@@ -48,9 +48,11 @@ from darkfactory.policy.schedule import Schedule, ScheduledAgent
 from darkfactory.policy.shutdown import REAP_SECS
 from darkfactory.runtime import inbox
 from darkfactory.runtime.agent_run import CLEANUP_SECS, Workplace
+from darkfactory.runtime.definitions import Definitions
 from darkfactory.runtime.housekeeping import prune_runs, watch_disk
 from darkfactory.runtime.layers import Layers
 from darkfactory.runtime.memory import MemoryWatch
+from darkfactory.runtime.nightwatch import Nightwatch
 from darkfactory.runtime.scheduler import TimeScheduler
 from darkfactory.runtime.status import AgentStatus, statuses
 from darkfactory.runtime.supervisor import Supervisor
@@ -170,7 +172,7 @@ class AgentOrchestrator:
 
     def agent_statuses(self) -> list[AgentStatus]:
         """Every agent, now, in the order of the fleet file. No checkpoint."""
-        return statuses(self._alive().state.value, trio.current_time())
+        return self._alive().statuses()
 
     async def wait_statuses(self, until: Callable[[list[AgentStatus]], bool]) -> list[AgentStatus]:
         """Wait until `until` holds for the statuses; those that it held for.
@@ -180,7 +182,7 @@ class AgentOrchestrator:
         """
         life = self._alive()
         while True:
-            found = statuses(life.state.value, trio.current_time())
+            found = life.statuses()
             if until(found):
                 await trio.lowlevel.checkpoint()
                 return found
@@ -246,6 +248,8 @@ class _Life:
         send, self._receive = trio.open_memory_channel[Event](inbox.CAPACITY)
         self.sender = inbox.Sender(send, machine.clock)
         self.memory = MemoryWatch(self.sender)
+        self.state: AsyncValue[State] = AsyncValue(State(config, {}, seed=seed))
+        self.nightwatch = Nightwatch(config.nightwatch, self.state, self.sender)
         self.places = {
             agent.name: Workplace(
                 agent,
@@ -256,11 +260,11 @@ class _Life:
                 self.memory,
                 config.min_free_bytes,
                 config.nice,
+                self.nightwatch,
             )
             for agent in config.agents
         }
         self.layers = Layers(self.places.__getitem__)
-        self.state: AsyncValue[State] = AsyncValue(State(config, {}, seed=seed))
         self._seed = seed
         self._resume = resume
         self._askers: dict[int, _Asker] = {}
@@ -302,6 +306,10 @@ class _Life:
             raise OrchestratorError("the factory stopped before it could answer")
         return asker.answer
 
+    def statuses(self) -> list[AgentStatus]:
+        """Every agent, now."""
+        return statuses(self.state.value, trio.current_time(), self.nightwatch.scores())
+
     def _answer(self, answer: Answer) -> None:
         asker = self._askers.get(answer.request)
         if asker is not None:  # else it no longer waits
@@ -341,10 +349,20 @@ class _Life:
             core.start_soon(self.machine.journal.serve)
             core.start_soon(self.machine.launcher.serve)
             core.start_soon(self.layers.raise_bugs)
-            supervisor = Supervisor(self.state, self.layers, self.machine.journal, self._answer)
+            timetable = TimeScheduler((), self.sender)
+            definitions = Definitions(
+                self.places, timetable, self.config.timezone, self.config.source, self.sender, self.machine.in_thread
+            )
+            supervisor = Supervisor(
+                self.state, self.layers, self.machine.journal, self._answer, self.nightwatch, definitions
+            )
             await self._remember(supervisor)
+            for scheduled in self._timetable():
+                timetable.arm(scheduled)
             core.start_soon(self._pass_on_wishes)
-            core.start_soon(TimeScheduler(self._timetable(), self.sender).run)
+            core.start_soon(timetable.run)
+            core.start_soon(definitions.run)
+            core.start_soon(self.nightwatch.run)
             core.start_soon(watch_tools, self.places, self.sender)
             core.start_soon(self.memory.run)
             core.start_soon(watch_disk, self.state, self.machine, self.sender)

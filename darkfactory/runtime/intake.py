@@ -19,7 +19,7 @@ from darkfactory.tools.tally import NOTHING, Tally
 from darkfactory.tools.tool import Tool
 
 
-def nobody(_: Counts) -> None:
+def nobody(_: object) -> None:
     """Nobody watches."""
 
 
@@ -32,6 +32,8 @@ class Intake:
     sender: Sender
     observe: Callable[[Counts], None] = nobody
     """Told at each flush what came since the last one, if that is anything that counts."""
+    trouble: Callable[[str], None] = nobody
+    """Told at each flush how a failure since the last one was put, if there was one."""
     earlier: Mapping[str, Usage] = field(factory=dict)
     """See `Tally.earlier`."""
     output_bytes: int = 0
@@ -92,3 +94,5 @@ class Intake:
         counts = self.tally.counts()
         if counts != NOTHING:
             self.observe(counts)
+        for words in self.tally.troubles():
+            self.trouble(words)

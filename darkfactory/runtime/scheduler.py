@@ -29,11 +29,22 @@ class TimeScheduler:
     """Fires the occurrences of cron schedules, each once, missed ones coalesced into their newest."""
 
     def __init__(self, agents: Iterable[ScheduledAgent], sender: Sender) -> None:
-        self._agents = {agent.name: agent for agent in agents}
+        self._agents: dict[str, ScheduledAgent] = {}
         self._sender = sender
         self._heap: list[tuple[datetime, str]] = []
-        for agent in self._agents.values():
-            self._plan(agent)
+        self._nap = trio.CancelScope()
+        """Around its sleep: cancelled when there may be something earlier to wake for."""
+        for agent in agents:
+            self.arm(agent)
+
+    def arm(self, agent: ScheduledAgent) -> None:
+        """Fire this agent's occurrences from now on; a former schedule of it is forgotten. No checkpoint."""
+        if agent.name in self._agents:
+            self._heap = [entry for entry in self._heap if entry[1] != agent.name]
+            heapq.heapify(self._heap)
+        self._agents[agent.name] = agent
+        self._plan(agent)
+        self._nap.cancel()
 
     async def run(self) -> None:
         """Send a `Spawn` for every occurrence, until cancelled; waits while the inbox is full."""
@@ -44,7 +55,8 @@ class TimeScheduler:
             pause = LONGEST_SLEEP_SECS
             if self._heap:
                 pause = min(pause, max(0.0, (self._heap[0][0] - before.utc).total_seconds()))
-            await trio.sleep(pause)
+            with trio.CancelScope(deadline=trio.current_time() + pause) as self._nap:
+                await trio.sleep_forever()
             after = self._sender.now()
             step = (after.utc - before.utc).total_seconds() - (after.at - before.at)
             if abs(step) > CLOCK_STEP_SECS:

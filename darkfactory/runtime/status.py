@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attrs import frozen
 
+from darkfactory.model.drift import DriftScore
 from darkfactory.model.fleet import AgentLayer
 from darkfactory.model.state import AgentState, State
 
@@ -26,15 +29,19 @@ class AgentStatus:
     """Seconds since the run was admitted; None without a run."""
     restart_count: int
     """Since the factory started."""
+    health: float | None = None
+    """The share of good looks at its runs and ends of them; None while nothing was seen of it."""
+    drift_score: DriftScore | None = None
+    """With its parts; None while nothing was seen of it."""
 
 
-def statuses(state: State, at: float) -> list[AgentStatus]:
+def statuses(state: State, at: float, drift: Mapping[str, DriftScore]) -> list[AgentStatus]:
     """Every agent in the order of the fleet file; `at` is Trio's time."""
     waiting = {request.agent: request.waits_for for request in state.queue.values()}
-    return [_status(agent, waiting.get(name), at) for name, agent in state.agents.items()]
+    return [_status(agent, waiting.get(name), at, drift.get(name)) for name, agent in state.agents.items()]
 
 
-def _status(agent: AgentState, waits_for: str | None, at: float) -> AgentStatus:
+def _status(agent: AgentState, waits_for: str | None, at: float, drift: DriftScore | None) -> AgentStatus:
     run = agent.run
     condition, reason = _condition(agent, waits_for)
     return AgentStatus(
@@ -47,6 +54,8 @@ def _status(agent: AgentState, waits_for: str | None, at: float) -> AgentStatus:
         pid=run.pid if run is not None else None,
         uptime=at - run.since if run is not None else None,
         restart_count=agent.restarts,
+        health=drift.metrics.health_score if drift is not None else None,
+        drift_score=drift,
     )
 
 

@@ -22,8 +22,10 @@ from darkfactory.model.events import Event, Moment, Tick
 from darkfactory.model.state import State
 from darkfactory.policy.decide import decide
 from darkfactory.policy.history import durable_of, line_of, snapshot
+from darkfactory.runtime.definitions import Definitions
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.layers import Layers
+from darkfactory.runtime.nightwatch import Nightwatch
 
 SLOW_STEP_SECS: Final = 0.1
 """A decision with its actions that takes longer is named in the log."""
@@ -44,6 +46,8 @@ class Supervisor:
     layers: Layers
     journal: Journal
     answer: Answerer
+    nightwatch: Nightwatch
+    definitions: Definitions
     journalled: int = 0
     """The number of the last line written."""
 
@@ -96,6 +100,12 @@ class Supervisor:
                     self.layers.stop_agent(action.layer, action.run_id, action.stop)
                 case actions.StopLayer():
                     self.layers.stop_layer(action.layer, action.stops)
+                case actions.JudgeDrift() | actions.ResetDrift() | actions.RefreshContext():
+                    self.nightwatch.hear(action)
+                case actions.ReadDefinition():
+                    self.definitions.read(action.agent)
+                case actions.Redefine():
+                    self.definitions.redefine(action)
                 case actions.Answer():
                     self.answer(action)
                 case Finish():

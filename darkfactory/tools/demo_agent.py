@@ -33,6 +33,8 @@ class Options(argparse.Namespace):
     pause: float
     flood_lines: int
     huge_bytes: int
+    calls: int
+    failures: int
     task: str
     """The first line of what stdin held."""
 
@@ -73,6 +75,14 @@ def work(options: Options) -> None:
         COMMAND, stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True, check=False
     )
     emit("tool", name="shell", command=" ".join(COMMAND), exit_code=done.returncode, output=done.stdout)
+
+
+def err(options: Options) -> None:
+    """Commands, the first of which fail."""
+    for call in range(options.calls):
+        command = ("false",) if call < options.failures else ("true",)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, start_new_session=True, check=False)
+        emit("tool", name="shell", command=command[0], exit_code=done.returncode, output="")
 
 
 def succeed(_options: Options) -> None:
@@ -175,6 +185,9 @@ BEHAVIOURS: dict[str, tuple[Act, ...]] = {
     "fork": (start, work, leave(stay), succeed),
     "setsid": (start, work, leave(os.setsid), succeed),
     "daemonise": (start, work, leave(daemonise), succeed),
+    "err": (start, err, succeed),
+    "err-then-hang": (start, err, hang),
+    "err-then-fail": (start, err, fail),
     "flood": (start, flood, succeed),
     "bad-utf8": (start, bad_utf8, succeed),
     "huge-line": (start, huge_line, succeed),
@@ -194,6 +207,8 @@ def parse() -> Options:
     parser.add_argument("--pause", type=float, default=0.2, metavar="SECS", help="between two steps")
     parser.add_argument("--flood-lines", type=int, default=100_000, metavar="N", help="100 bytes each")
     parser.add_argument("--huge-bytes", type=int, default=20_000_000, metavar="N", help="length of the huge line")
+    parser.add_argument("--calls", type=int, default=40, metavar="N", help="commands that it runs to err")
+    parser.add_argument("--failures", type=int, default=20, metavar="N", help="of those, the first that fail")
     return parser.parse_args(namespace=Options())
 
 

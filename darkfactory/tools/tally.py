@@ -18,6 +18,7 @@ _OPEN_CALLS = 256
 """Tool calls that are told apart while they have not ended."""
 _OPEN_TASKS = 256
 NOTHING = Counts()
+_TROUBLES = 2
 
 
 @frozen
@@ -70,8 +71,10 @@ class Tally:
     """On stderr: the last line that tells of an error, or else the last line at all."""
     last_words_at: Place | None = None
     _words_tell: bool = False
-    _open: dict[str, None] = field(factory=dict)
-    """The ids of tool calls that have not ended."""
+    _open: dict[str, str] = field(factory=dict)
+    """Tool calls that have not ended, by id: what was called."""
+    _troubles: dict[str, None] = field(factory=dict)
+    """Failures since they were last taken, in words; the last ones, each once."""
     _counts: dict[str, int] = field(factory=lambda: asdict(NOTHING))
     """Since they were last taken: the fields of `Counts`."""
 
@@ -111,6 +114,17 @@ class Tally:
         """What came since this was called last."""
         counts, self._counts = Counts(**self._counts), asdict(NOTHING)
         return counts
+
+    @property
+    def excused(self) -> bool:
+        """It has a reason to be silent: it waits for its provider, or one of its tools works."""
+        at_work = self.background or (self._open and self.finished is None)  # some tools leave calls open at the end
+        return self.waiting is not None or bool(at_work)
+
+    def troubles(self) -> tuple[str, ...]:
+        """How the last failures since this was called last were put, oldest first."""
+        troubles, self._troubles = tuple(self._troubles), {}
+        return troubles
 
     def take(self, signal: Signal, place: Place | None = None) -> None:
         """Take the next signal, and where it was."""
@@ -185,16 +199,19 @@ class Tally:
             if call.id in self._open:
                 return
             if call.id:
-                self._open[call.id] = None
+                self._open[call.id] = call.name
                 if len(self._open) > _OPEN_CALLS:
                     del self._open[next(iter(self._open))]
             self.tool_calls += 1
             return
+        name = call.name
         if call.id in self._open:
-            del self._open[call.id]
+            name = self._open.pop(call.id) or name
         else:
             self.tool_calls += 1
         self.tool_failures += not call.ok
+        if not call.ok:
+            self._trouble(f"{name or 'a tool'} failed")
         self._counts["tool_calls"] += 1
         self._counts["tool_failures"] += not call.ok
 
@@ -205,6 +222,14 @@ class Tally:
         own_fault = not end.ok and CLASSES[end.error or ErrorClass.UNKNOWN].blame is Blame.AGENT
         self._counts["finishes"] += 1
         self._counts["bad_finishes"] += own_fault
+        if own_fault:
+            self._trouble(end.detail)
+
+    def _trouble(self, words: str) -> None:
+        self._troubles.pop(words, None)
+        self._troubles[words] = None
+        if len(self._troubles) > _TROUBLES:
+            del self._troubles[next(iter(self._troubles))]
 
 
 def _less(total: Any, earlier: Any) -> Any:

@@ -22,6 +22,7 @@ from darkfactory.model.fleet import (
     AgentDefinition,
     CompoundReviewConfig,
     LayerConfig,
+    MinSamples,
     NightwatchConfig,
     OrchestratorConfig,
     ToolConfig,
@@ -174,6 +175,7 @@ def test_each_key_and_element_is_on_the_line_where_it_was_written(document):
 SECTIONS = (
     OrchestratorConfig,
     NightwatchConfig,
+    MinSamples,
     LayerConfig,
     CompoundReviewConfig,
     ToolConfig,

@@ -17,6 +17,7 @@ from darkfactory.model.fleet import (
     Containment,
     JsonlMap,
     LayerConfig,
+    MinSamples,
     NightwatchConfig,
     OrchestratorConfig,
     Overlap,
@@ -63,7 +64,12 @@ CASES = {
         "severe_threshold": ("0.5", 0.5),
         "critical_threshold": ("1", 1.0),
         "moderate_finish_secs": ('"1m"', 60.0),
+        "window_secs": ('"1h"', 3600.0),
+        "min_samples": ("{commands = 7}", MinSamples(commands=7)),
+        "hysteresis": ("0.01", 0.01),
+        "cooldown_secs": ("0", 0.0),
     },
+    MinSamples: {"signals": ("5", 5), "commands": ("7", 7), "runs": ("1", 1)},
     LayerConfig: {
         "max_restarts": ("0", 0),
         "period_secs": ('"1h"', 3600.0),
@@ -140,6 +146,7 @@ CASES = {
 SECTIONS = {
     OrchestratorConfig: OrchestratorConfig(Path("/base"), (GROWTH,)),
     NightwatchConfig: NightwatchConfig(),
+    MinSamples: MinSamples(),
     LayerConfig: LayerConfig(),
     CompoundReviewConfig: CompoundReviewConfig("@daily", Path("/base/repo")),
     ToolConfig: ToolConfig(("prog",)),
@@ -163,6 +170,7 @@ NUMBERS = [
 
 HEADERS = {
     NightwatchConfig: "[nightwatch]",
+    MinSamples: "[nightwatch.min_samples]",
     LayerConfig: "[layers.Safety]",
     CompoundReviewConfig: "[compound_review]",
     ToolConfig: "[tools.mine]",
@@ -193,6 +201,7 @@ def read(config: OrchestratorConfig, section: type) -> object:
     return {
         OrchestratorConfig: config,
         NightwatchConfig: config.nightwatch,
+        MinSamples: config.nightwatch.min_samples,
         LayerConfig: config.layers[AgentLayer.SAFETY],
         CompoundReviewConfig: config.compound_review,
         ToolConfig: config.tools.get("mine"),
@@ -208,6 +217,7 @@ def with_value(section: type, field: str, value: object) -> OrchestratorConfig:
     return {
         OrchestratorConfig: lambda: changed,
         NightwatchConfig: lambda: attrs.evolve(fleet, nightwatch=changed),
+        MinSamples: lambda: attrs.evolve(fleet, nightwatch=NightwatchConfig(min_samples=changed)),
         LayerConfig: lambda: attrs.evolve(fleet, layers=dict.fromkeys(AgentLayer, changed)),
         CompoundReviewConfig: lambda: attrs.evolve(fleet, compound_review=changed),
         ToolConfig: lambda: attrs.evolve(fleet, tools={"mine": changed}),

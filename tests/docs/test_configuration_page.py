@@ -15,6 +15,7 @@ from darkfactory.model.fleet import (
     CompoundReviewConfig,
     JsonlMap,
     LayerConfig,
+    MinSamples,
     NightwatchConfig,
     OrchestratorConfig,
     ToolConfig,
@@ -27,9 +28,10 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "`[tools.X]`": ToolConfig,
     "`[tools.X.jsonl]`": JsonlMap,
     "`[nightwatch]`": NightwatchConfig,
+    "`[nightwatch.min_samples]`": MinSamples,
     "`[compound_review]`": CompoundReviewConfig,
 }
-NO_KEYS = {"source", "layers", "agents", "tools", "jsonl", "nightwatch", "compound_review"}
+NO_KEYS = {"source", "layers", "agents", "tools", "jsonl", "nightwatch", "min_samples", "compound_review"}
 """Fields that are sections, or set by the loader."""
 
 FLEET = """
@@ -43,6 +45,8 @@ argv = ["mine"]
 {jsonl}
 [nightwatch]
 {nightwatch}
+[nightwatch.min_samples]
+{samples}
 [compound_review]
 schedule = "@daily"
 repo_path = "."
@@ -55,7 +59,7 @@ task = "t"
 schedule = "@daily"
 {agent}
 """
-PLACES = dict(zip(SECTIONS, ("top", "layer", "agent", "tool", "jsonl", "nightwatch", "review"), strict=True))
+PLACES = dict(zip(SECTIONS, ("top", "layer", "agent", "tool", "jsonl", "nightwatch", "samples", "review"), strict=True))
 
 Tables = Callable[[str], dict[str, list[list[str]]]]
 

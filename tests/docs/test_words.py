@@ -39,7 +39,12 @@ def test_the_table_of_ends_is_the_one_that_is_obeyed(tables: Tables):
     rows = tables("concepts")["What the end of a run means"]
     documented = {row[0].strip("`"): row[1:] for row in rows}
     obeyed = {
-        reason.value: ["yes" if after.counts else "no", after.safety.value, after.others.value]
+        reason.value: [
+            "yes" if after.counts else "no",
+            after.safety.value,
+            after.others.value,
+            {True: "good", False: "bad", None: "no"}[after.healthy],
+        ]
         for reason, after in AFTER.items()
     }
     assert documented == obeyed

@@ -15,6 +15,7 @@ from darkfactory.model.actions import Cause
 from darkfactory.model.drift import ACTION_FOR, CorrectionLevel, DriftAlert, DriftMetrics, DriftScore
 from darkfactory.model.ends import Reason, Verdict
 from darkfactory.model.events import (
+    DefinitionRead,
     Drifted,
     Event,
     HoldAsked,
@@ -229,6 +230,18 @@ class Factory(RuleBasedStateMachine):
     def drift(self, name: str, level: CorrectionLevel) -> None:
         score = DriftScore(name, 0.5, DriftMetrics(0.5, 0.5, 0.5, 30), level)
         self.tell(Drifted(self.world.now(), DriftAlert(name, score, ACTION_FOR[level])))
+
+    @going
+    @rule(
+        name=st.sampled_from(NAMES),
+        schedule=st.sampled_from(["0 3 * * *", "*/7 * * * *"]),
+        retries=st.integers(0, 2),
+        found=st.booleans(),
+    )
+    def definition_read(self, name: str, schedule: str, retries: int, found: bool) -> None:
+        before = self.world.state.agents[name].definition
+        after = evolve(before, retries=retries, schedule=schedule if before.layer is CORE else None)
+        self.tell(DefinitionRead(self.world.now(), name, after if found else None, "" if found else "it is broken"))
 
     @going
     @rule(missing=st.sets(st.sampled_from(NAMES)))

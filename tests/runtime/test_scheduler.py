@@ -137,3 +137,24 @@ async def test_the_day_the_clock_is_set_forward_has_its_run(autojump_clock: Mock
         "2026-03-29T01:00",  # 02:30 is skipped; 03:00 is the first instant after the gap
         "2026-03-30T00:30",
     ]
+
+
+async def test_an_agent_armed_anew_fires_by_its_new_schedule_alone(autojump_clock: MockClock) -> None:
+    clock = SimulatedClock(START)
+    clock.utc()
+    send, receive = trio.open_memory_channel[Event](100)
+    zone = fleet(core()).timezone
+    timetable = TimeScheduler(
+        [ScheduledAgent(name, Schedule("0 * * * *", zone), START) for name in ("it", "other")], Sender(send, clock)
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(timetable.run)
+        await trio.sleep(90)  # it sleeps for a minute, and the new occurrence is nearer
+        timetable.arm(ScheduledAgent("it", Schedule("2-4 0 * * *", zone), clock.utc()))
+        await trio.sleep(2 * 3600)
+        nursery.cancel_scope.cancel()
+    send.close()
+    fired = [event async for event in receive]
+    assert [(event.agent, (event.when.utc - START).total_seconds()) for event in fired] == [  # type: ignore[attr-defined]
+        ("it", 120.0), ("it", 180.0), ("it", 240.0), ("other", 3600.0), ("other", 7200.0),
+    ]  # fmt: skip
