@@ -223,8 +223,11 @@ class Followed:
         """Read each file to its end, or about `limit` bytes of it; whether the sink was told anything."""
         await trio.lowlevel.checkpoint()
         told = False
-        self._sink.written(sum(file.size() for file in self._files))
-        for file in self._files:
+        sizes = [file.size() for file in self._files]
+        self._sink.written(sum(sizes))
+        for file, whole in zip(self._files, sizes, strict=True):
+            if whole == file.offset:
+                continue
             count = 0
             while limit is None or count < limit:
                 if limit is None and self._max_bytes is not None and self._fed_bytes > self._max_bytes:
