@@ -444,11 +444,11 @@ def _read(path: str) -> bytes | None:
         while len(part) == _READ_BYTES:
             part = os.read(descriptor, _READ_BYTES)
             whole += part
-        return whole
     except _GONE:
         return None
     finally:
         os.close(descriptor)
+    return whole
 
 
 def _stat_fields(stat: bytes) -> list[bytes]:
