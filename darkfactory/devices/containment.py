@@ -354,8 +354,11 @@ def adopt_orphans() -> None:
 
 
 def own_children() -> set[int]:
-    """The pids of our children, zombies included; not those that a thread has started which lives on."""
-    return set(map(int, (_read(f"/proc/self/task/{os.getpid()}/children") or b"").split()))
+    """The pids of our children, zombies included."""
+    found: set[int] = set()
+    for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 -- as in `scan`
+        found.update(map(int, (_read(f"/proc/self/task/{thread}/children") or b"").split()))
+    return found
 
 
 def memory_of(pids: Iterable[int]) -> int:

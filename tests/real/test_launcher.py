@@ -570,11 +570,10 @@ async def test_what_we_started_ourselves_is_no_orphan_nor_what_we_found_at_the_s
                 await process.wait()
 
 
-async def test_an_orphan_that_no_sweep_has_met_is_ended_by_the_next_look(adopting, monkeypatch):
+async def test_an_orphan_that_no_sweep_has_met_is_ended_by_the_next_look(adopting):
     async with adopting.run(adopting.spec(*sh(GHOST + "sleep 1000"))) as (process, sink):
         hidden = await ghost(sink)
-        with monkeypatch.context() as patch, adopting.launcher._table.starting():  # as if a start were under way
-            patch.setattr(adopting.launcher._table, "_settled", False)
+        with adopting.launcher._table.starting():  # as if a start were under way
             process.kill()
             assert adopting.launcher._table.adopted() is None
             await process.sweep()
