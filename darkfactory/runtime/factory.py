@@ -355,7 +355,7 @@ class _Life:
             await self._remember(supervisor)
             core.start_soon(self._pass_on_wishes)
             core.start_soon(TimeScheduler(self._timetable(), self.sender).run)
-            core.start_soon(watch_tools, self.places, self.sender)
+            core.start_soon(watch_tools, self.places, self.machine.launcher, self.sender)
             core.start_soon(self.memory.run)
             core.start_soon(watch_disk, self.state, self.machine, self.sender)
             core.start_soon(prune_runs, self.state, self.machine)
