@@ -37,7 +37,7 @@ class DarkFactory(Peer):
         "tree": "default = best: sweep by mark, session and descent after every end",
         "stop": "SIGTERM",
         "log": "the child writes its file itself; we read it as it grows",
-        "set besides": "max_concurrent_runs, min_free_bytes 0, max_output_bytes 1 TiB, "
+        "set besides": "max_concurrent_runs, min_free_bytes 256 KiB, max_output_bytes 1 TiB, "
         "grace_secs = the harness's kill timeout",
     }
 
@@ -62,7 +62,7 @@ name = "bench"
 working_dir = {json.dumps(str(work.dir))}
 state_dir = {json.dumps(str(work.logdir / "state"))}
 max_concurrent_runs = {len(work.progs) + 10}
-min_free_bytes = 0
+min_free_bytes = "256KiB"
 """
         policy = FAST if work.policy == "fast" else ""
         agents = "".join(_agent(program, work.kill_timeout) for program in work.progs)
