@@ -3,6 +3,9 @@
     export DARKFACTORY_PYTHON=.venv/bin/python      # one that has our dependencies; the code is that of this checkout
     python peerbench.py --plugin benchmarks/peer_plugin.py:DarkFactory --peers supervisord,runit,darkfactory
 
+`DarkFactoryGuard` is the same without cgroups. Start it in the foreground: a shell gives its background jobs an ignored
+SIGINT, and each agent would then be started through `env`, which takes that away.
+
 Each program becomes a Safety agent with a tool of its own. What is no policy and no limit of the harness's work is
 left at its default.
 """
@@ -80,6 +83,18 @@ min_free_bytes = "256KiB"
         """The stdout of each of its runs."""
         runs = (work.logdir / "state" / "runs").glob(f"{name}-*/stdout")
         return sorted(runs, key=lambda path: path.parent.stat().st_ctime_ns)
+
+
+class DarkFactoryGuard(DarkFactory):
+    """This program where there are no cgroups to be had."""
+
+    name = "darkfactory-guard"
+
+    def config(self, work: Work) -> None:
+        """The same fleet file, with another means of containment."""
+        super().config(work)
+        file = work.dir / "fleet.toml"
+        file.write_text('containment = "guard"\n' + file.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _agent(program: Prog, kill_timeout: float) -> str:
