@@ -462,7 +462,7 @@ async def test_who_is_not_ours_survives_the_sweep(bench):
 
 
 async def test_who_cannot_be_killed_is_named(bench, monkeypatch):
-    async with bench.run(bench.spec(*sh("setsid sleep 1000 & echo ready; wait"))) as (process, sink):
+    async with bench.run(bench.spec(*sh("setsid sh -c 'echo ready; exec sleep 1000' & wait"))) as (process, sink):
         await sink.lines(1)
         with monkeypatch.context() as patch:
             patch.setattr(containment, "kill", lambda found: None)
