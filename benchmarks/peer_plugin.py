@@ -3,6 +3,9 @@
     export DARKFACTORY_PYTHON=.venv/bin/python      # one that has our dependencies; the code is that of this checkout
     python peerbench.py --plugin benchmarks/peer_plugin.py:DarkFactory --peers supervisord,runit,darkfactory
 
+`DarkFactoryGuard` is the same without cgroups. Start it in the foreground: a shell gives its background jobs an ignored
+SIGINT, and each agent would then be started through `env`, which takes that away.
+
 Each program becomes a Safety agent with a tool of its own. What is no policy and no limit of the harness's work is
 left at its default.
 """
@@ -37,7 +40,7 @@ class DarkFactory(Peer):
         "tree": "default = best: sweep by mark, session and descent after every end",
         "stop": "SIGTERM",
         "log": "the child writes its file itself; we read it as it grows",
-        "set besides": "max_concurrent_runs, min_free_bytes 0, max_output_bytes 1 TiB, "
+        "set besides": "max_concurrent_runs, min_free_bytes 256 KiB, max_output_bytes 1 TiB, "
         "grace_secs = the harness's kill timeout",
     }
 
@@ -62,7 +65,7 @@ name = "bench"
 working_dir = {json.dumps(str(work.dir))}
 state_dir = {json.dumps(str(work.logdir / "state"))}
 max_concurrent_runs = {len(work.progs) + 10}
-min_free_bytes = 0
+min_free_bytes = "256KiB"
 """
         policy = FAST if work.policy == "fast" else ""
         agents = "".join(_agent(program, work.kill_timeout) for program in work.progs)
@@ -80,6 +83,18 @@ min_free_bytes = 0
         """The stdout of each of its runs."""
         runs = (work.logdir / "state" / "runs").glob(f"{name}-*/stdout")
         return sorted(runs, key=lambda path: path.parent.stat().st_ctime_ns)
+
+
+class DarkFactoryGuard(DarkFactory):
+    """This program where there are no cgroups to be had."""
+
+    name = "darkfactory-guard"
+
+    def config(self, work: Work) -> None:
+        """The same fleet file, with another means of containment."""
+        super().config(work)
+        file = work.dir / "fleet.toml"
+        file.write_text('containment = "guard"\n' + file.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _agent(program: Prog, kill_timeout: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import traceback
 from collections.abc import AsyncIterator
@@ -41,6 +42,11 @@ EXIT_CODES: dict[type[OrchestratorError], int] = {
 LAST_RESORT_SECS = 5.0
 """How long after the bound on shutdown the command exits whatever still holds it up."""
 
+FILES_OF_A_RUN = 3
+"""Its pidfd and its two output files."""
+FILES_BESIDES = 128
+"""The journal, the guard, what eight starts at once take for a moment, and some to spare."""
+
 _log = structlog.get_logger("darkfactory")
 
 
@@ -48,12 +54,19 @@ def run(config: OrchestratorConfig, resume: tuple[str, ...]) -> int:
     """Run the fleet until it is told to stop; the exit code."""
     logs.open_standard_streams()
     logs.configure()
+    before, open_files = _raise_open_files()
+    machine = partial(this_machine, adopts=True, open_files=before)
     try:
-        orchestrator = AgentOrchestrator(config, resume=resume, machine=partial(this_machine, adopts=True))
+        orchestrator = AgentOrchestrator(config, resume=resume, machine=machine)
     except (ConfigError, AgentNotFound) as error:
         return _told(error)
     for warning in warnings_of(config):
         _log.warning("configuration", detail=warning.render(str(config.source)))
+    needed = FILES_OF_A_RUN * config.max_concurrent_runs + FILES_BESIDES
+    if needed > open_files:
+        runs = f"max_concurrent_runs = {config.max_concurrent_runs}"
+        remedy = "raise the hard limit (ulimit -Hn; systemd: LimitNOFILE=), or let fewer run"
+        _log.warning("configuration", detail=f"{runs} takes {needed} open files, we may have {open_files}: {remedy}")
     try:
         adopt_orphans()
         return trio.run(_until_signalled, orchestrator)
@@ -61,6 +74,16 @@ def run(config: OrchestratorConfig, resume: tuple[str, ...]) -> int:
         logs.tell("darkfactory failed; its agents were stopped. This is a bug, or a disk that refuses:")
         logs.tell(traceback.format_exc())
         return FAILED
+
+
+def _raise_open_files() -> tuple[int, int]:
+    """Allow ourselves all the open files that we may have; the soft limit before, which is the agents', and now.
+
+    The usual 1,024 is there for programs that call select(), which Trio does not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft, hard
 
 
 async def _until_signalled(orchestrator: AgentOrchestrator) -> int:

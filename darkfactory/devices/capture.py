@@ -264,8 +264,11 @@ class Followed:
         """
         await trio.lowlevel.checkpoint()
         told = False
-        self._sink.written(sum(file.size() for file in self._files))
-        for file in self._files:
+        sizes = [file.size() for file in self._files]
+        self._sink.written(sum(sizes))
+        for file, whole in zip(self._files, sizes, strict=True):
+            if whole == file.offset:
+                continue
             count = 0
             while limit is None or (count < limit and not self._finished):
                 if limit is None and self._max_bytes is not None and self._fed_bytes > self._max_bytes:

@@ -54,6 +54,9 @@ class Cgroup:
 
     def pids(self) -> list[int]:
         """Who is in it and below, zombies left out."""
+        with contextlib.suppress(OSError):  # else it was removed, or the kernel is older than this file
+            if "populated 0" in (self.path / "cgroup.events").read_text():
+                return []
         found: list[int] = []
         for directory, _, _ in os.walk(self.path):
             with contextlib.suppress(OSError):  # removed meanwhile
@@ -73,6 +76,9 @@ class Cgroup:
 
     def remove(self) -> None:
         """Give it back, with what the run has made below it; nothing happens while somebody is in it."""
+        with contextlib.suppress(OSError):  # it has some below it
+            self.path.rmdir()
+            return
         for directory, _, _ in os.walk(self.path, topdown=False):
             with contextlib.suppress(OSError):
                 os.rmdir(directory)  # noqa: PTH106 - what os.walk gives is a str

@@ -9,7 +9,8 @@ Where we are a child subreaper (`adopt_orphans`), one more sign is left to a pro
 when its parent dies it becomes our child. Which run it came from nobody can tell then, so it is ended with the last of
 the runs that were alive when it began.
 
-All of it is read from /proc. A scan costs about 12 us a process, so all runs of a round share one.
+All of it is read from /proc. A scan costs about 12 us a process, so all runs of a round share one, and the marks of a
+process are read once: it is born with its parent's, and whoever has been seen with one keeps it for good.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ SWEEP_LIMIT_SECS = 5.0
 _PR_SET_CHILD_SUBREAPER = 36
 _FIRST_PAUSE_SECS = 0.001
 _LAST_PAUSE_SECS = 0.05
+_READ_BYTES = 16 * 1024
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 """What reading of a process raises that has ended or is another user's. Nothing else (EMFILE!) may pass for "gone"."""
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
@@ -194,12 +196,13 @@ class ProcessTable:
     _starting: int = 0
     """Leaders that exist, maybe, and are not in `_kin` yet."""
     _starts: int = 0
-    _settled: bool = False
-    """No leader was being started while `_latest` was taken."""
     _begun: int = 0
     _taken: int = 0
     """The number of the scan in `_latest`."""
     _latest: Snapshot | None = None
+    _orphans: tuple[ProcessInfo, ...] = ()
+    """Those in `_latest`, if it is settled."""
+    _marks: KnownMarks = Factory(dict)
 
     async def snapshot(self) -> Snapshot:
         """Read /proc in a thread; what is returned was begun after the call. A checkpoint.
@@ -213,14 +216,15 @@ class ProcessTable:
                 number = self._begun
                 quiet, starts = self._starting == 0, self._starts
                 self._latest = await self._scan()
-                self._settled = quiet and self._starts == starts
+                settled = quiet and self._starts == starts
+                self._orphans = tuple(self._unmarked_orphans(self._latest)) if settled and self.adopts else ()
                 self._taken = number
             return self._latest
 
     async def _scan(self) -> Snapshot:
         while True:
             try:
-                return await trio.to_thread.run_sync(scan, limiter=self.limiter)
+                return await trio.to_thread.run_sync(scan, self._marks, limiter=self.limiter)
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
@@ -288,7 +292,7 @@ class ProcessTable:
             stat, environ = _read(f"/proc/{pid}/stat"), _read(f"/proc/{pid}/environ")
             if stat is None:
                 continue
-            process = _parse(pid, stat, environ or b"")
+            process = _parse(pid, _stat_name(stat), _stat_fields(stat), _marks(environ or b""))
             if not self._is_orphan(process, frozenset({os.getsid(0)})):
                 continue
             if process.alive:
@@ -301,6 +305,12 @@ class ProcessTable:
     def is_nobodys(self, orphan: ProcessInfo, *, but: Kin | None = None) -> bool:
         """Whether every run is over that was alive when it began, the one that is being swept left aside."""
         return all(kin is but or kin.over or kin.start > orphan.start for kin in self._kin.values())
+
+    def _unmarked_orphans(self, snapshot: Snapshot) -> Iterator[ProcessInfo]:
+        """The runs' orphans that have come to us without a mark; for a snapshot in which every leader is known."""
+        for process in snapshot.children.get(snapshot.own_pid, ()):
+            if process.pid not in snapshot.in_exec and self._is_orphan(process, snapshot.protected_sessions):
+                yield process
 
     def _is_orphan(self, process: ProcessInfo, own_sessions: Collection[int]) -> bool:
         """Whether a child of ours is a run's orphan without a mark.
@@ -320,10 +330,8 @@ class ProcessTable:
         Where we are a subreaper (or PID 1), a run's orphans become our children, and nobody else waits for them. The
         leader stays: its launcher reaps it, and until then holds its pid and so its group.
         """
-        if self.adopts and self._settled and kin.leader is not None:
-            for process in snapshot.children.get(snapshot.own_pid, ()):
-                if process.pid in snapshot.in_exec or not self._is_orphan(process, snapshot.protected_sessions):
-                    continue
+        if kin.leader is not None and snapshot is self._latest:
+            for process in self._orphans:
                 if self.is_nobodys(process, but=kin):
                     kin.adopt(process)
         members = [member for member in kin.members(snapshot) if not self._is_stranger(member)]
@@ -371,23 +379,36 @@ def memory_of(pids: Iterable[int]) -> int:
     return total
 
 
-def scan() -> Snapshot:
-    """Read all of /proc. Blocks for about 12 us a process, so call it in a thread."""
-    stats = {}
-    environs = {}
+KnownMarks = dict[tuple[int, int], tuple[str, ...]]
+"""The marks of processes by pid and start time."""
+
+
+def scan(known: KnownMarks | None = None) -> Snapshot:
+    """Read all of /proc. Blocks for about 12 us a process, so call it in a thread.
+
+    With `known`, the marks that were read before are not read again; it becomes those of the processes found.
+    """
+    known = {} if known is None else known
+    found: KnownMarks = {}
+    processes, in_exec = [], []
     for entry in os.listdir("/proc"):  # noqa: PTH208 -- twice as fast as Path.iterdir
-        if entry.isdecimal():
-            stat = _read(f"/proc/{entry}/stat")
-            if stat is not None:
-                stats[int(entry)] = stat
-                environs[int(entry)] = _read(f"/proc/{entry}/environ")
-    in_exec = []
-    for pid, environ in environs.items():
-        if environ == b"" and (stat := _read(f"/proc/{pid}/stat")) is not None:
-            environs[pid] = _read(f"/proc/{pid}/environ")
-            if environs[pid] == b"" and _has_no_environment_yet(stat):
-                in_exec.append(pid)
-    processes = (_parse(pid, stat, environs[pid] or b"") for pid, stat in stats.items())
+        if not entry.isdecimal() or (stat := _read(f"/proc/{entry}/stat")) is None:
+            continue
+        pid, fields = int(entry), _stat_fields(stat)
+        identity = pid, int(fields[19])
+        marks = known.get(identity)
+        if marks is None:
+            environ = _read(f"/proc/{entry}/environ") if fields[20] != b"0" else b""  # a kernel thread or a zombie
+            if environ == b"" and (again := _read(f"/proc/{entry}/stat")) is not None:
+                environ = _read(f"/proc/{entry}/environ")
+                if environ == b"" and _has_no_environment_yet(again):
+                    in_exec.append(pid)
+            marks = _marks(environ or b"")
+        if pid not in in_exec:
+            found[identity] = marks
+        processes.append(_parse(pid, _stat_name(stat), fields, marks))
+    known.clear()
+    known.update(found)
     return Snapshot.of(processes, os.getpid(), in_exec)
 
 
@@ -422,14 +443,15 @@ def _read(path: str) -> bytes | None:
     except _GONE:
         return None
     try:
-        parts = []
-        while part := os.read(descriptor, 65536):
-            parts.append(part)
-        return b"".join(parts)
+        whole = part = os.read(descriptor, _READ_BYTES)
+        while len(part) == _READ_BYTES:
+            part = os.read(descriptor, _READ_BYTES)
+            whole += part
     except _GONE:
         return None
     finally:
         os.close(descriptor)
+    return whole
 
 
 def _stat_fields(stat: bytes) -> list[bytes]:
@@ -443,9 +465,12 @@ def _has_no_environment_yet(stat: bytes) -> bool:
     return fields[20] != b"0" and fields[48] == b"0"
 
 
-def _parse(pid: int, stat: bytes, environ: bytes) -> ProcessInfo:
-    fields = _stat_fields(stat)
+def _stat_name(stat: bytes) -> str:
     name = stat[stat.index(b"(") + 1 : stat.rindex(b")")].decode(errors="replace")
+    return name if name.isprintable() else "".join(char if char.isprintable() else "?" for char in name)
+
+
+def _parse(pid: int, name: str, fields: list[bytes], marks: tuple[str, ...]) -> ProcessInfo:
     return ProcessInfo(
         pid=pid,
         ppid=int(fields[1]),
@@ -453,8 +478,8 @@ def _parse(pid: int, stat: bytes, environ: bytes) -> ProcessInfo:
         start=int(fields[19]),
         # A process whose first thread has ended while others go on is shown as a zombie too, but with more threads.
         alive=fields[0] not in (b"Z", b"X") or int(fields[17]) > 1,
-        name="".join(char if char.isprintable() else "?" for char in name),
-        marks=_marks(environ),
+        name=name,
+        marks=marks,
     )
 
 

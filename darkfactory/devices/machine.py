@@ -64,12 +64,14 @@ def open_machine(
     *,
     keep: timedelta,
     adopts: bool = False,
+    open_files: int | None = None,
 ) -> Iterator[Machine]:
     """The real machine, with the state directory locked for us and a guard that waits for our death.
 
     `keep` is how long old parts of the journal stay.
 
-    `adopts`: this process is a child subreaper, and the orphans that come to it are those of runs.
+    `adopts`: this process is a child subreaper, and the orphans that come to it are those of runs. `open_files`: the
+    soft limit that runs get in place of ours.
 
     Raises AlreadyRunning, StateDirError, JournalDamaged, or NoCgroup where one was demanded; then nothing is held.
     """
@@ -81,7 +83,7 @@ def open_machine(
         except OSError as error:
             raise StateDirError(f"{directory.journal}: the journal cannot be opened: {error.strerror}") from error
         try:
-            with _launcher(directory.instance, wanted, adopts=adopts) as (launcher, contained):
+            with _launcher(directory.instance, wanted, adopts=adopts, open_files=open_files) as (launcher, contained):
                 yield Machine(
                     clock=clock,
                     launcher=launcher,
@@ -99,7 +101,13 @@ def open_machine(
 
 
 @contextmanager
-def _launcher(instance: str, wanted: Containment, *, adopts: bool) -> Iterator[tuple[RealLauncher, Contained]]:
+def _launcher(
+    instance: str,
+    wanted: Containment,
+    *,
+    adopts: bool,
+    open_files: int | None,
+) -> Iterator[tuple[RealLauncher, Contained]]:
     outer_mark = os.environ.get(containment.MARK)
     cgroups, why = None, None
     if wanted is not Containment.GUARD:
@@ -116,7 +124,7 @@ def _launcher(instance: str, wanted: Containment, *, adopts: bool) -> Iterator[t
         if cgroups:
             cgroups.close()
         raise SpawnFailed("guard", f"the guard cannot be started, and nothing starts without it: {error}") from error
-    launcher = RealLauncher(instance, outer_mark, cgroups=cgroups, guard=guard, adopts=adopts)
+    launcher = RealLauncher(instance, outer_mark, cgroups=cgroups, guard=guard, adopts=adopts, open_files=open_files)
     try:
         yield launcher, contained(cgroups, why, adopts=adopts)
     finally:

@@ -15,7 +15,7 @@ from attrs import define, field
 RESERVE_BYTES: Final = 1024**2
 SLICE_BYTES: Final = 16 * 1024
 """Some eighty records."""
-ROOM_BYTES: Final = 4 * RESERVE_BYTES
+ROOM_BYTES: Final = 2 * RESERVE_BYTES
 """With less than this free the reserve is not filled again: it would only take the journal's last room."""
 
 _log = structlog.get_logger("darkfactory")

@@ -78,11 +78,18 @@ class RunDirectories:
     _limiter: trio.CapacityLimiter = field(default=Factory(lambda: trio.CapacityLimiter(1)), repr=False, eq=False)
 
     def begin(self, run_id: str, prompt: str) -> RunFiles:
-        """Make the run's directory (mode 0700) and write its prompt."""
+        """Make the run's directory (mode 0700) and write its prompt (mode 0600)."""
         directory = self.path / run_id
         directory.mkdir(mode=0o700)
         files = RunFiles(directory / "prompt.md", directory / "stdout", directory / "stderr")
-        write_atomically(files.prompt, prompt, sync=False)
+        # not atomically: nobody reads it before the run starts, and a run is begun once
+        fd = os.open(files.prompt, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(prompt)
+        except OSError:  # a full disk must not fill with beginnings
+            files.prompt.unlink()
+            raise
         return files
 
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:

@@ -39,20 +39,19 @@ def step(draft: Draft) -> None:
     stopping = draft.stopping
     if stopping is None or stopping.finished:
         return
-    live: dict[AgentLayer, list[Run]] = {}
-    for run in draft.live():
-        live.setdefault(run.layer, []).append(run)
-    if not live:
+    if not draft.runs:
         _finish(draft, stopping, stopping.unreaped)
     elif draft.when.at >= stopping.bound_at - EARLY_SECS:
-        named = tuple(f"{run.pid or '(no pid)'} {run.id}" for runs in live.values() for run in runs)
+        named = tuple(f"{run.pid or '(no pid)'} {run.id}" for run in draft.live())
         _finish(draft, stopping, stopping.unreaped + named)
-    elif not stopping.killed:
+    elif not stopping.killed and not any(run.layer is stopping.layer for run in draft.live()):
+        live: dict[AgentLayer, list[Run]] = {}
+        for run in draft.live():
+            live.setdefault(run.layer, []).append(run)
         layer = next(layer for layer in STOP_ORDER if layer in live)
-        if layer is not stopping.layer:
-            draft.stopping = evolve(stopping, layer=layer)
-            share = layer_grace(stopping.stop_by - draft.when.at, len(live))
-            _stop_layer(draft, stopping.why, layer, live[layer], share)
+        draft.stopping = evolve(stopping, layer=layer)
+        share = layer_grace(stopping.stop_by - draft.when.at, len(live))
+        _stop_layer(draft, stopping.why, layer, live[layer], share)
 
 
 def layer_grace(left_secs: float, layers_left: int) -> float:

@@ -68,10 +68,21 @@ def state_dir_of(config: OrchestratorConfig) -> Path:
 
 
 @contextmanager
-def this_machine(config: OrchestratorConfig, *, adopts: bool = False) -> Iterator[Machine]:
-    """The machine we are on. `adopts`: this process is the factory's alone, and a child subreaper."""
-    keep = timedelta(days=config.keep_days)
-    opened = open_machine(state_dir_of(config), config.source, config.containment, keep=keep, adopts=adopts)
+def this_machine(
+    config: OrchestratorConfig, *, adopts: bool = False, open_files: int | None = None
+) -> Iterator[Machine]:
+    """The machine we are on. `adopts`: this process is the factory's alone, and a child subreaper.
+
+    `open_files`: the soft limit that runs get in place of ours.
+    """
+    opened = open_machine(
+        state_dir_of(config),
+        config.source,
+        config.containment,
+        keep=timedelta(days=config.keep_days),
+        adopts=adopts,
+        open_files=open_files,
+    )
     with ExitStack() as stack:
         try:
             machine = stack.enter_context(opened)
@@ -363,7 +374,7 @@ class _Life:
             core.start_soon(timetable.run)
             core.start_soon(definitions.run)
             core.start_soon(self.nightwatch.run)
-            core.start_soon(watch_tools, self.places, self.sender)
+            core.start_soon(watch_tools, self.places, self.machine.launcher, self.sender)
             core.start_soon(self.memory.run)
             core.start_soon(watch_disk, self.state, self.machine, self.sender)
             core.start_soon(prune_runs, self.state, self.machine)

@@ -7,10 +7,13 @@ somebody installs it the agent starts without being asked.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import trio
+from attrs import frozen
 
+from darkfactory.devices.process import Launcher
 from darkfactory.model.events import ToolsChecked
 from darkfactory.runtime.agent_run import Workplace
 from darkfactory.runtime.inbox import Sender
@@ -19,24 +22,47 @@ from darkfactory.tools.environment import environment
 CHECK_SECS: Final = 60.0
 
 
-def missing_program(place: Workplace) -> str | None:
-    """What is missing for this agent's runs, for a person to read; None when its program is there."""
-    env = environment(place.agent, place.tool, place.machine.environ)
-    if place.machine.launcher.locate(place.tool.program, env, place.working_dir) is not None:
-        return None
-    if "/" in place.tool.program:
-        return f"{place.tool.program} is no executable file"
-    if "PATH" in place.agent.env:  # its value may hold a secret
-        return f"{place.tool.program} was not found on the PATH that the agent's env sets"
-    return f"{place.tool.program} was not found on PATH ({env.get('PATH', 'which is not set')})"
+@frozen
+class _Program:
+    """What is looked up; once for all the agents that have it in common."""
+
+    name: str
+    path: str | None
+    """The PATH of its runs, if they have one."""
+    working_dir: Path
+
+    @classmethod
+    def of(cls, place: Workplace) -> _Program:
+        path = environment(place.agent, place.tool, place.machine.environ).get("PATH")
+        return cls(place.tool.program, path, place.working_dir)
+
+    def is_there(self, launcher: Launcher) -> bool:
+        env = {} if self.path is None else {"PATH": self.path}
+        return launcher.locate(self.name, env, self.working_dir) is not None
+
+    def missed_by(self, place: Workplace) -> str:
+        """What is missing, for a person to read."""
+        if "/" in self.name:
+            return f"{self.name} is no executable file"
+        if "PATH" in place.agent.env:  # its value may hold a secret
+            return f"{self.name} was not found on the PATH that the agent's env sets"
+        return f"{self.name} was not found on PATH ({self.path or 'which is not set'})"
 
 
-async def watch_tools(places: Mapping[str, Workplace], sender: Sender) -> None:
+async def watch_tools(places: Mapping[str, Workplace], launcher: Launcher, sender: Sender) -> None:
     """Tell the supervisor what is missing: once at the start, then when it has changed; until cancelled."""
+    users: dict[_Program, list[str]] = {}
+    for name, place in places.items():
+        if place.agent.enabled:
+            users.setdefault(_Program.of(place), []).append(name)
     told: Mapping[str, str] | None = None
     while True:
-        found = {name: missing_program(place) for name, place in places.items() if place.agent.enabled}
-        missing = {name: what for name, what in found.items() if what is not None}
+        missing = {
+            name: program.missed_by(places[name])
+            for program, names in users.items()
+            if not program.is_there(launcher)
+            for name in names
+        }
         if missing != told:
             told = missing
             await sender.send(ToolsChecked(sender.now(), missing))

@@ -13,10 +13,7 @@ def environment(agent: AgentDefinition, tool: Tool, outer: Mapping[str, str]) ->
 
     Inherited names first, then the tool's settings, then the agent's `env`; the later ones win.
     """
-    wanted = (*agent.env_pass, *tool.env_pass)
-    inherited = {name: value for name, value in outer.items() if any(_matches(name, pattern) for pattern in wanted)}
+    wanted = frozenset((*agent.env_pass, *tool.env_pass))
+    beginnings = tuple(pattern[:-1] for pattern in wanted if pattern.endswith("*"))
+    inherited = {name: value for name, value in outer.items() if name in wanted or name.startswith(beginnings)}
     return inherited | dict(tool.env) | {name: secret.value for name, secret in agent.env.items()}
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern

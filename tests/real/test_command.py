@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -101,6 +102,20 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
     return [
         json.loads(line) for segment in segments for line in segment.splitlines(keepends=True) if line[-1:] == b"\n"
     ]
+
+
+def test_it_may_open_all_the_files_there_are_for_it_and_its_agents_as_many_as_before(tmp_path: Path) -> None:
+    task = "until [ $(ulimit -Sn) = 200 ]; do sleep 0.01; done; ulimit -Sn; ulimit -Hn; sleep 1000"
+    file = write(tmp_path, task)
+    file.write_text("max_concurrent_runs = 100\n" + file.read_text())
+    limits = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (200, 300)); from darkfactory.cli import main"
+    with running(file, code=limits) as process:
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (300, 300)
+        (stdout,) = tmp_path.glob("state/runs/*/stdout")
+        until(lambda: stdout.read_text() == "200\n300\n", process)
+        process.terminate()
+        _, log = process.communicate(timeout=20)
+    assert "max_concurrent_runs = 100 takes 428 open files, we may have 300" in log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

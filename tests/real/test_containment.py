@@ -153,7 +153,7 @@ async def test_a_sweep_does_not_end_while_somebody_is_in_exec(monkeypatch):
         Snapshot.of([process(100, 1, None, 0, OURS)], OWN_PID),
         Snapshot.of([], OWN_PID),
     ]
-    monkeypatch.setattr(containment, "scan", lambda: snapshots.pop(0))
+    monkeypatch.setattr(containment, "scan", lambda known: snapshots.pop(0))
     monkeypatch.setattr(containment, "kill", lambda process: None)
     assert (await ProcessTable().sweep(Kin(OURS))).found == ("100 p100",)
     assert not snapshots
@@ -247,7 +247,7 @@ async def test_a_scan_is_shared_by_all_who_asked_before_it_began(monkeypatch):
     readable, writable = os.pipe()
     scans = 0
 
-    def scan() -> int:
+    def scan(known: containment.KnownMarks) -> int:
         nonlocal scans
         scans += 1
         number = scans

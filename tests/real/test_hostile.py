@@ -314,10 +314,10 @@ async def test_a_sweep_waits_for_what_it_needs_to_look_and_to_kill(
     def refuse() -> None:
         raise OSError(number, os.strerror(number))
 
-    def scan() -> containment.Snapshot:
+    def scan(known: containment.KnownMarks) -> containment.Snapshot:
         if next(failures, False):
             refuse()
-        return true_scan()
+        return true_scan(known)
 
     def kill(process: containment.ProcessInfo) -> None:
         if next(kills, False):

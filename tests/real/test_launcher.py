@@ -462,7 +462,7 @@ async def test_who_is_not_ours_survives_the_sweep(bench):
 
 
 async def test_who_cannot_be_killed_is_named(bench, monkeypatch):
-    async with bench.run(bench.spec(*sh("setsid sleep 1000 & echo ready; wait"))) as (process, sink):
+    async with bench.run(bench.spec(*sh("setsid sh -c 'echo ready; exec sleep 1000' & wait"))) as (process, sink):
         await sink.lines(1)
         with monkeypatch.context() as patch:
             patch.setattr(containment, "kill", lambda found: None)
@@ -570,11 +570,10 @@ async def test_what_we_started_ourselves_is_no_orphan_nor_what_we_found_at_the_s
                 await process.wait()
 
 
-async def test_an_orphan_that_no_sweep_has_met_is_ended_by_the_next_look(adopting, monkeypatch):
+async def test_an_orphan_that_no_sweep_has_met_is_ended_by_the_next_look(adopting):
     async with adopting.run(adopting.spec(*sh(GHOST + "sleep 1000"))) as (process, sink):
         hidden = await ghost(sink)
-        with monkeypatch.context() as patch, adopting.launcher._table.starting():  # as if a start were under way
-            patch.setattr(adopting.launcher._table, "_settled", False)
+        with adopting.launcher._table.starting():  # as if a start were under way
             process.kill()
             assert adopting.launcher._table.adopted() is None
             await process.sweep()
