@@ -32,10 +32,8 @@ CHUNK_BYTES = 64 * 1024
 ROUND_BYTES = 4 * 1024 * 1024
 """The most that is read of one file before its sink is flushed."""
 
-CROWD = 8
-"""So many may wait for their turn to read before the readers rest."""
-REST_DIVISOR = 4
-"""A turn is followed by a rest of its own length times those beyond the crowd, divided by this."""
+RESTS = 0.25
+"""A turn is followed by a rest of its own length times this for each who waits for the next one."""
 
 _IN_MODIFY = 0x0000_0002
 _IN_Q_OVERFLOW = 0x0000_4000
@@ -177,13 +175,13 @@ class _Turns:
 
     @asynccontextmanager
     async def live(self) -> AsyncIterator[None]:
-        """The body reads one chunk; nobody else of the live reads for a while afterwards if many wait. A checkpoint."""
+        """The body reads one chunk; none of the live reads for a while afterwards, if others wait. A checkpoint."""
         async with self._live:
             begun = perf_counter()
             yield
-            crowd = self._live.statistics().tasks_waiting - CROWD
-            if crowd > 0:
-                await trio.sleep((perf_counter() - begun) * crowd / REST_DIVISOR)
+            crowd = self._live.statistics().tasks_waiting
+            if crowd:
+                await trio.sleep((perf_counter() - begun) * crowd * RESTS)
 
     def ended(self) -> trio.Lock:
         """The body reads one chunk."""

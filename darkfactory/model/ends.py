@@ -112,7 +112,7 @@ CLASSES = {
     ErrorClass.AUTH: Meaning(Reason.FAILED, False, Blame.OPERATOR),
     ErrorClass.CONTEXT_OVERFLOW: Meaning(Reason.FAILED, False, Blame.AGENT),
     ErrorClass.MAX_TURNS: Meaning(Reason.MAX_TURNS, True, Blame.AGENT),
-    ErrorClass.BUDGET: Meaning(Reason.BUDGET, True, Blame.OPERATOR),
+    ErrorClass.BUDGET: Meaning(Reason.BUDGET, False, Blame.OPERATOR),
     ErrorClass.INVALID_REQUEST: Meaning(Reason.FAILED, False, Blame.AGENT),
     ErrorClass.MODEL_NOT_FOUND: Meaning(Reason.FAILED, False, Blame.OPERATOR),
     ErrorClass.PROVIDER_DOWN: Meaning(Reason.THROTTLED, True, Blame.PROVIDER),

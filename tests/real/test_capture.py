@@ -260,24 +260,24 @@ async def test_a_turn_to_read_that_comes_with_the_end_touches_no_closed_file(nur
     nursery.cancel_scope.cancel()
 
 
-async def test_while_a_crowd_waits_the_readers_rest_but_an_ended_run_is_read(nursery, out, err, monkeypatch):
-    monkeypatch.setattr(capture, "CROWD", -1)  # nobody is a crowd already
-    monkeypatch.setattr(capture, "REST_DIVISOR", 1e-9)  # a rest for hours
-    follower, first, second = Follower(), Recorder(), Recorder()
+async def test_while_others_wait_the_readers_rest_but_an_ended_run_is_read(nursery, out, err, monkeypatch):
+    monkeypatch.setattr(capture, "RESTS", 1e9)  # for hours
+    follower = Follower()
     nursery.start_soon(follower.serve)
-    out.append(b"x")
-    resting = follower.follow({OUT: out.open()}, first)
-    await first.until(b"x")
-    err.append(b"y" * 3 * capture.CHUNK_BYTES)
-    ended = follower.follow({ERR: err.open()}, second)
+    runs = {}
+    async with follower._turns._live:
+        for file in (out, err):
+            file.append(b"x" * 3 * capture.CHUNK_BYTES)
+            sink = Recorder()
+            runs[follower.follow({OUT: file.open()}, sink)] = sink
+        await trio.testing.wait_all_tasks_blocked()
+    await condition(lambda: any(sink.log for sink in runs.values()))
     await trio.testing.wait_all_tasks_blocked()
-    assert second.text(ERR) == b""
+    assert sorted(len(sink.text()) for sink in runs.values()) == [0, capture.CHUNK_BYTES]
     with trio.fail_after(20):
-        await ended.finish()
-        assert second.text(ERR) == b"y" * 3 * capture.CHUNK_BYTES
-        out.append(b"z")
-        await resting.finish()
-    assert first.text() == b"xz"
+        for followed, sink in sorted(runs.items(), key=lambda run: len(run[1].log)):
+            await followed.finish()
+            assert sink.text() == b"x" * 3 * capture.CHUNK_BYTES
     nursery.cancel_scope.cancel()
 
 
