@@ -71,14 +71,16 @@ async def test_the_example_runs_at_once_and_stops_in_order_when_it_is_asked_to(r
         async with trio.open_nursery() as nursery:
             with trio.fail_after(60):
                 factory: trio.Process = await nursery.start(run)
-                while not (journal.exists() and '"kind":"run_ended"' in journal.read_text()):
+                while not (journal.exists() and "the task is done" in journal.read_text()):
                     assert factory.returncode is None, (tmp_path / "log").read_text()
                     await trio.sleep(0.05)
                 factory.send_signal(signal.SIGTERM)
                 assert await factory.wait() == 0
     records = [json.loads(line) for line in journal.read_text().splitlines()]
-    (ended,) = (record for record in records if record["kind"] == "run_ended")
-    assert (ended["agent"], ended["reason"]) == ("security-sentinel", "succeeded")
+    # one by cron may have come due meanwhile
+    ended = [(record["agent"], record["reason"]) for record in records if record["kind"] == "run_ended"]
+    assert ("security-sentinel", "succeeded") in ended
+    assert {reason for _, reason in ended} <= {"succeeded", "shutdown"}
     assert records[-1]["kind"] == "factory_stopped"
 
 
