@@ -333,7 +333,9 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None
         case Again.CURED:
             resets_at = verdict.resets_at
             delay = restart.wait(agent.waits, (resets_at - draft.when.utc).total_seconds() if resets_at else None)
-            delayed_by = verdict.reason.value
+            delayed_by = "throttled"
+            if verdict.reason is Reason.BUDGET:
+                delayed_by = "budget"
         case Again.COOLED:
             delay, delayed_by = layer.success_cooldown_secs, "cooldown"
         case Again.RETRIED if run.attempt - run.excused > agent.definition.retries or verdict.retryable is False:
