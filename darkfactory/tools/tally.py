@@ -42,6 +42,7 @@ class Tally:
     session_usage: Usage | None = None
     """What the whole session has used up; None when the tool tells of its runs alone."""
     api_calls: int | None = None
+    api_calls_estimated: bool = False
     tool_calls: int = 0
     """That began or ended."""
     tool_failures: int = 0
@@ -84,6 +85,7 @@ class Tally:
         return Totals(
             self.session,
             self.api_calls,
+            self.api_calls_estimated,
             self.tool_calls,
             self.tool_failures,
             self.denials,
@@ -134,9 +136,10 @@ class Tally:
             case seen.Said(text):
                 self.said = text[:ANSWER_CHARS]
                 self.waiting = None
-            case seen.ApiCall(count):
+            case seen.ApiCall(count, exact):
                 self.api_calls = (self.api_calls or 0) + count
-                self._counts["api_calls"] += count
+                self.api_calls_estimated |= not exact
+                self._counts["api_calls"] += count if exact else 0
                 if count:
                     self.waiting = None
             case seen.Usage():
