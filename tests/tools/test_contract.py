@@ -46,6 +46,7 @@ def verdict_on(reader: Reader, exit_code: int = 1):
             exit_code=exit_code,
             output_bytes=1,
             reports=reader.tool.reports,
+            exit_classes=reader.tool.exit_classes,
         )
     )
 
