@@ -25,10 +25,16 @@ HEALTHY = {
         *("text", "tool", "tool_gpt55", "binout", "slow", "mcp", "mcp_hang", "native", "root", "bgproc"),
         *("resume_last", "ratelimit_ok"),
     ),
+    # toolerr too: of a command that fails it says the same as of one that does not
+    "gemini": (
+        *("text", "tool", "toolerr", "binout", "slow", "mcp", "mcp_hang", "stdin_open", "resume", "root"),
+        *("model_auto", "perm_default", "ratelimit_ok"),
+    ),
 }
 PROVIDERS_FAULT = {
     "claude": ("ratelimit", "retries2_ratelimit", "usage", "err500", "noserver", "streamerr"),
     "codex": ("ratelimit", "usage", "err500", "streamerr"),
+    "gemini": ("ratelimit", "ratelimit60", "usage", "err500", "retries1", "streamerr", "noserver", "hangstream_long"),
 }
 
 

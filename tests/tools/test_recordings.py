@@ -138,9 +138,71 @@ CODEX = {
     "sig_term_hang": (failed(E.KILLED), 0, 0, None, None),
     "parent_killed_tool": (failed(E.KILLED), 1, 0, 2400, 58),
 }
+
+# A command that failed counts as done: it says "success" of that too. API calls are made out from what it printed.
+GEMINI = {
+    "text": (OK, 1, 0, 0, 1200, 18),
+    "tool": (OK, 2, 1, 0, 2400, 58),
+    "root": (OK, 2, 1, 0, 2400, 58),
+    "binout": (OK, 3, 2, 0, 3600, 88),
+    "slow": (OK, 1, 0, 0, 1200, 40),
+    "mcp": (OK, 1, 0, 0, 1200, 18),
+    "mcp_hang": (OK, 1, 0, 0, 1200, 18),
+    "stdin_open": (OK, 1, 0, 0, 1200, 18),
+    "resume": (OK, 1, 0, 0, 1200, 18),
+    "ratelimit_ok": (OK, 1, 0, 0, 1200, 18),
+    "toolerr": (OK, 6, 5, 0, 7200, 174),
+    "unknowntool": (OK, 2, 1, 1, 2400, 48),
+    # a third call, which chose the model, is in the tokens alone
+    "model_auto": (OK, 2, 1, 0, 3600, 66),
+    # it was offered no tool that changes anything, and said so
+    "perm_default": (OK, 1, 0, 0, 1200, 26),
+    # there is no mark of it that its answer was cut
+    "maxtokens": (OK, 1, 0, 0, 1200, 10),
+    # it asked four times
+    "empty": (failed(E.EMPTY_OUTPUT), 0, 0, 0, 4800, 4),
+    "streamerr": (throttled(E.NETWORK), 1, 0, 0, 4800, 48),
+    "hangstream_long": (throttled(E.NETWORK), 1, 0, 0, 0, 0),
+    "hang_long": (throttled(E.NETWORK), 0, 0, 0, 0, 0),
+    "noserver": (throttled(E.NETWORK), 0, 0, 0, 0, 0),
+    "ratelimit": (throttled(E.THROTTLED), 0, 0, 0, 0, 0),
+    "usage": (throttled(E.QUOTA), 0, 0, 0, 0, 0),
+    "err500": (throttled(E.PROVIDER_DOWN), 0, 0, 0, 0, 0),
+    "retries1": (throttled(E.PROVIDER_DOWN), 0, 0, 0, 0, 0),
+    "auth": (failed(E.AUTH), 0, 0, 0, 0, 0),
+    "badrequest": (failed(E.INVALID_REQUEST), 0, 0, 0, 0, 0),
+    "toolong": (failed(E.CONTEXT_OVERFLOW), 0, 0, 0, 0, 0),
+    # these end before it prints an event
+    "nokey": (failed(E.AUTH), None, 0, 0, None, None),
+    "badflag": (failed(E.CONFIG), None, 0, 0, None, None),
+    "dashprompt": (failed(E.CONFIG), None, 0, 0, None, None),
+    "notrust": (failed(E.CONFIG), None, 0, 0, None, None),
+    "notrust_default": (failed(E.CONFIG), None, 0, 0, None, None),
+    "resume_unknown": (failed(E.CONFIG), None, 0, 0, None, None),
+    "fmt_text": (failed(E.TRUNCATED), None, 0, 0, None, None),
+    # the pipe took no more of a line of 1.3 MB, and it exited 0
+    "bigout": (failed(E.TRUNCATED), 1, 1, 0, None, None),
+    "stdout_closed_slow": (failed(E.TRUNCATED), 1, 0, 0, None, None),
+    # ended by the recorder while it tried again
+    "ratelimit60": (throttled(E.THROTTLED), 0, 0, 0, None, None),
+    # ended by the recorder while it waited for a process that a command had left behind
+    "bgproc": (failed(E.UNKNOWN), 1, 1, 0, None, None),
+    # its first process ignored the signal, until the recorder ended it
+    "sig_hup_tool": (failed(E.UNKNOWN), 1, 1, 0, None, None),
+    "sig_int_tool": (failed(E.UNKNOWN), 1, 1, 0, None, None),
+    "sig_term_tool": (failed(E.UNKNOWN), 1, 1, 0, None, None),
+    "sig_int_hang": (failed(E.UNKNOWN), 0, 0, 0, None, None),
+    "sig_term_hang": (failed(E.UNKNOWN), 0, 0, 0, None, None),
+    # of a signal to all of its group it exited 0
+    "sig_termgroup_tool": (failed(E.TRUNCATED), 1, 1, 0, None, None),
+    "sig_kill_tool": (failed(E.KILLED), 1, 1, 0, None, None),
+    "sig_killgroup_tool": (failed(E.KILLED), 1, 1, 0, None, None),
+    "parent_killed_tool": (failed(E.KILLED), 1, 1, 0, None, None),
+}
 CASES = {("claude", case): expected for case, expected in CLAUDE.items()} | {
     ("codex", case): (end, None, *counted) for case, (end, *counted) in CODEX.items()
 }
+CASES |= {("gemini", case): expected for case, expected in GEMINI.items()}
 
 
 @pytest.mark.parametrize(("tool", "case"), CASES)
@@ -159,7 +221,12 @@ def test_every_recording_has_its_expectation(recordings):
 
 def test_nothing_that_was_recorded_is_unknown(recordings):
     unknown = {key: run.read().unknown for key, run in recordings.items()}
-    assert {key for key, number in unknown.items() if number} == {("claude", "fmt_text"), ("codex", "fmt_text")}
+    assert {key for key, number in unknown.items() if number} == {
+        ("claude", "fmt_text"),
+        ("codex", "fmt_text"),
+        ("gemini", "fmt_text"),
+        ("gemini", "bigout"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -189,6 +256,8 @@ def test_a_run_is_charged_with_its_own_cost(case, cost, recording):
         ("claude", "auth", []),  # what claude puts in the place of an answer is not the assistant's
         ("claude", "empty", []),  # nor is what it asks the model for in the user's name
         ("codex", "tool", ["I will run a command.", HELLO]),
+        ("gemini", "tool", ["I will run a command.", HELLO]),
+        ("gemini", "auth", []),
     ],
 )
 def test_the_assistant_is_quoted_once_and_nobody_else(tool, case, said, recording, monkeypatch):
@@ -244,6 +313,11 @@ def test_what_an_agent_did_is_counted_for_the_nightwatch(recording):
         ("codex", "ratelimit", 0),
         ("codex", "nokey", 0),
         ("codex", "badrequest", 1),
+        ("gemini", "ratelimit", 0),
+        ("gemini", "usage", 0),
+        ("gemini", "streamerr", 0),
+        ("gemini", "auth", 0),
+        ("gemini", "toolong", 1),
     ],
 )
 def test_only_the_agents_own_faults_are_bad_finishes(tool, case, bad, recording):
