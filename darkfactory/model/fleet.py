@@ -91,6 +91,7 @@ TOOL_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         "codex": frozenset({"model", "permissions", "resume"}),
         "demo": frozenset(),
         "gemini": frozenset({"model", "permissions", "resume"}),
+        "pi": frozenset({"model", "permissions", "resume"}),
     }
 )
 """The names that `cli_tool` takes without a `[tools.X]`, each with the options of an agent that the program has.
@@ -98,6 +99,8 @@ TOOL_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
 Each has its adapter in `darkfactory.tools`. A program that `[tools.X]` declares has none of the options.
 """
 BUILTIN_TOOLS = tuple(TOOL_OPTIONS)
+LACKING: Mapping[str, frozenset[Permissions]] = MappingProxyType({"pi": frozenset({Permissions.WORKSPACE_WRITE})})
+"""The permissions that a tool has no way to hold an agent to."""
 
 
 @frozen(repr=False)
