@@ -44,6 +44,7 @@ _WORDS = (
     (ErrorClass.MODEL_NOT_FOUND, r"selected model(?! is at capacity)|model\b.*(not found|not exist|not supported)"),
     (ErrorClass.BUDGET, r"budget (reached|exhausted|exceeded)"),
     (ErrorClass.NETWORK, r"\becon\w+|connection|sending request|for network|disconnected|timed out|getaddrinfo"),
+    (ErrorClass.NETWORK, r"(cannot|unable to) connect"),
     (ErrorClass.PROVIDER_DOWN, r"at capacity|high demand|overloaded|server.error|bad gateway|service unavailable"),
     (ErrorClass.REFUSED, r"content.filter|\brefus|usage polic"),
     (ErrorClass.INVALID_REQUEST, r"invalid.request|invalid value|bad request"),

@@ -295,7 +295,16 @@ OPTIONS = {
 class TestOptions:
     @pytest.mark.parametrize("option", OPTIONS)
     @pytest.mark.parametrize(
-        "tool", [*BUILTIN_TOOLS, "mine", "/opt/bin/claude", "/opt/bin/codex", "/opt/bin/gemini", "/opt/bin/pi"]
+        "tool",
+        [
+            *BUILTIN_TOOLS,
+            "mine",
+            "/opt/bin/claude",
+            "/opt/bin/codex",
+            "/opt/bin/gemini",
+            "/opt/bin/opencode",
+            "/opt/bin/pi",
+        ],
     )
     def test_a_program_is_given_no_option_that_it_has_not(self, request, tool, option):
         text = f"{AGENT.replace('bash', tool)}{OPTIONS[option]}\n[tools.mine]\nargv = ['x']\n"
