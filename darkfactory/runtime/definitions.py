@@ -61,7 +61,9 @@ class Definitions:
     def redefine(self, order: Redefine) -> None:
         """Let the agent's next run, and its schedule, go by the new definition."""
         definition = order.definition
-        self.places[definition.name] = evolve(self.places[definition.name], agent=definition)
+        place = self.places[definition.name]
+        fallback = place.fallback and evolve(place.fallback, agent=definition.fallen_back())
+        self.places[definition.name] = evolve(place, agent=definition, fallback=fallback)
         if order.cursor is not None and definition.schedule is not None:
             schedule = Schedule(definition.schedule, self.timezone)
             self.timetable.arm(ScheduledAgent(definition.name, schedule, order.cursor))

@@ -81,7 +81,10 @@ class Intake:
             await self.sender.send(OutputTruncated(self.sender.now(), self.run_id, stream.value))
         if self.output_bytes != self._told_bytes:
             self._told_bytes = self.output_bytes
-            await self.sender.send(OutputSeen(self.sender.now(), self.run_id, self.output_bytes, self.tally.over))
+            tally = self.tally
+            await self.sender.send(
+                OutputSeen(self.sender.now(), self.run_id, self.output_bytes, tally.over, tally.spent)
+            )
         else:
             await trio.lowlevel.checkpoint()
 

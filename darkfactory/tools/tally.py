@@ -10,6 +10,7 @@ from attrs import asdict, define, field, frozen
 
 from darkfactory.model import signals as seen
 from darkfactory.model.ends import CLASSES, Blame, ErrorClass
+from darkfactory.model.providers import Spending
 from darkfactory.model.signals import Basis, Counts, Error, Finished, Signal, Stream, Totals, Usage
 
 ANSWER_CHARS = 4000
@@ -94,6 +95,15 @@ class Tally:
             None if self.cost_usd is None else round(self.cost_usd, 9),
             self.retries,
             self.unknown,
+        )
+
+    @property
+    def spent(self) -> Spending:
+        """The sums that limits are set on, as far as its tool tells."""
+        return Spending(
+            max(self.api_calls or 0, 0),
+            max((self.input_tokens or 0) + (self.output_tokens or 0), 0),
+            max(round(self.cost_usd or 0.0, 9), 0.0),
         )
 
     @property
