@@ -316,9 +316,10 @@ CLAUDE = {
     "a system event that is not known": (system("surprise"), (Unknown(),)),
     "a type that is no word": (line(type=["assistant"]), (Unknown(),)),
 }
+ESTIMATED = ApiCall(exact=False)
 CODEX = {
-    "a start": (line(type="thread.started", thread_id="t1"), (Started("t1"),)),
-    "a start without an id": (line(type="thread.started"), (Started(),)),
+    "a start": (line(type="thread.started", thread_id="t1"), (Started("t1"), ApiCall(0, exact=False))),
+    "a start without an id": (line(type="thread.started"), (Started(), ApiCall(0, exact=False))),
     "a turn": (line(type="turn.started"), ()),
     "an answer": (item("completed", id="i", type="agent_message", text="hi"), (Said("hi"),)),
     "a command begins": (
@@ -327,27 +328,42 @@ CODEX = {
     ),
     "a command ends": (
         item("completed", id="i", type="command_execution", status="completed", exit_code=0),
-        (ToolCall("command_execution", True, "i"),),
+        (
+            ESTIMATED,
+            ToolCall("command_execution", True, "i"),
+        ),
     ),
     "a command fails": (
         item("completed", id="i", type="command_execution", status="failed", exit_code=3),
-        (ToolCall("command_execution", False, "i"),),
+        (
+            ESTIMATED,
+            ToolCall("command_execution", False, "i"),
+        ),
     ),
     "a command ends with a code alone": (
         item("completed", id="i", type="command_execution", status="completed", exit_code=3),
-        (ToolCall("command_execution", False, "i"),),
+        (
+            ESTIMATED,
+            ToolCall("command_execution", False, "i"),
+        ),
     ),
     "a command that was declined": (
         item("completed", id="i", type="command_execution", status="declined"),
-        (ToolCall("command_execution", False, "i"), Denied("command_execution")),
+        (ESTIMATED, ToolCall("command_execution", False, "i"), Denied("command_execution")),
     ),
     "a server's tool": (
         item("completed", id="i", type="mcp_tool_call", tool="search", status="completed"),
-        (ToolCall("search", True, "i"),),
+        (
+            ESTIMATED,
+            ToolCall("search", True, "i"),
+        ),
     ),
     "a file": (
         item("completed", id="i", type="file_change", status="completed"),
-        (ToolCall("file_change", True, "i"),),
+        (
+            ESTIMATED,
+            ToolCall("file_change", True, "i"),
+        ),
     ),
     "a thought": (item("completed", id="i", type="reasoning", text="hm"), ()),
     "a list": (item("updated", id="i", type="todo_list"), ()),
@@ -364,7 +380,7 @@ CODEX = {
     "an error": (line(type="error", message="Quota exceeded."), (Error("Quota exceeded.", ErrorClass.BILLING),)),
     "success": (
         line(type="turn.completed", usage={"input_tokens": 3, "output_tokens": 1}),
-        (Usage(3, 1, basis=Basis.SESSION), Finished(True)),
+        (ESTIMATED, Usage(3, 1, basis=Basis.SESSION), Finished(True)),
     ),
     "failure": (
         line(type="turn.failed", error={"message": "You've hit your usage limit."}),
@@ -502,7 +518,7 @@ HUGE = 'a \\ " \n \u00e9 ' * 150_000
         (
             "codex",
             item("completed", id="i1", type="command_execution", command="x", aggregated_output=HUGE, exit_code=0),
-            [ToolCall("command_execution", True, "i1")],
+            [ESTIMATED, ToolCall("command_execution", True, "i1")],
         ),
     ],
 )
