@@ -28,7 +28,8 @@ from darkfactory.model.signals import (
     Usage,
     Warning,  # noqa: A004 - the model's word
 )
-from darkfactory.tools.errors import class_of, reset_time
+from darkfactory.tools.errors import class_of
+from darkfactory.tools.resets import reset_time
 from darkfactory.tools.text import count, items, json_object, number, one_line, string, table
 from darkfactory.tools.tool import Prompt, option
 

@@ -16,7 +16,7 @@ from attrs import frozen
 from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import AgentDefinition, PromptVia
 from darkfactory.model.signals import Finished, Said, Signal, Started, Stream, ToolCall, Unknown
-from darkfactory.tools.errors import reset_time
+from darkfactory.tools.resets import reset_time
 from darkfactory.tools.text import json_object, one_line, string
 from darkfactory.tools.tool import Prompt
 
