@@ -10,9 +10,7 @@ import re
 from functools import lru_cache
 
 from darkfactory.model.ends import ErrorClass
-
-_SEARCHED = 2000
-"""Characters of a message that are looked at."""
+from darkfactory.tools.text import MAX_MESSAGE
 
 _BY_STATUS = {
     400: ErrorClass.INVALID_REQUEST,
@@ -60,7 +58,7 @@ _COMPILED_LIMITS, _COMPILED_WORDS = (
 @lru_cache(maxsize=64)  # a tool that tries again says the same each time
 def class_of(text: str, status: int | None = None) -> ErrorClass | None:
     """The class of an error from its message and its HTTP status, where there is one; None when neither tells."""
-    text = text[:_SEARCHED].lower()
+    text = text[:MAX_MESSAGE].lower()
     for error, pattern in _COMPILED_LIMITS:
         if pattern.search(text):
             return error

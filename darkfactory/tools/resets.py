@@ -16,10 +16,8 @@ from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from darkfactory.tools.text import number
+from darkfactory.tools.text import MAX_MESSAGE, number
 
-SEARCHED: Final = 2000
-"""Characters of a message that are looked at."""
 _MILLISECONDS: Final = 1e11
 """An epoch from here on is in milliseconds: in seconds it would be the year 5138."""
 _MINUTE = timedelta(minutes=1)
@@ -155,7 +153,7 @@ def reset_in_words(text: str, now: datetime, zone: tzinfo) -> datetime | None:
     instant after it; of two the first that is still to come is meant. A time of day without a date is the next such
     one; a date without a year is the nearest one. What has passed is None. Never raises.
     """
-    text = " ".join(text[:SEARCHED].split())
+    text = " ".join(text[:MAX_MESSAGE].split())
     for anchor in _ANCHOR.finditer(text):
         try:
             found = _time_at(text, anchor.end(), now, zone) or _keyed(text, anchor.start(), now)

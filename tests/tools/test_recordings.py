@@ -4,6 +4,8 @@ The expectations come from what was done in each run (its scenario, the requests
 code), not from what the adapters say.
 """
 
+from datetime import UTC, datetime
+
 import pytest
 
 from darkfactory.model.ends import ErrorClass as E
@@ -151,6 +153,15 @@ def test_a_recorded_run_is_understood(tool, case, recording):
     counted = totals.api_calls, totals.tool_calls, totals.tool_failures, totals.input_tokens, totals.output_tokens
     assert ((verdict.reason, verdict.error_class), *counted) == CASES[tool, case]
     assert verdict.decided_by
+
+
+# What was used up is there again. (The provider told claude in its headers, of which claude says nothing.)
+RESETS = {("codex", "usage"): datetime(2026, 11, 23, 4, 53, tzinfo=UTC)}
+
+
+def test_the_time_that_a_tool_names_is_known(recordings):
+    named = {key: run.judge(run.read()).resets_at for key, run in recordings.items()}
+    assert {key: time for key, time in named.items() if time is not None} == RESETS
 
 
 def test_every_recording_has_its_expectation(recordings):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkfactory.tools.resets import reset_in_words, reset_time
+from darkfactory.tools.text import MAX_MESSAGE
 
 NOW = datetime(2026, 11, 23, 3, 53, 20, tzinfo=UTC)  # a Monday
 BERLIN, LONDON, NEW_YORK = ZoneInfo("Europe/Berlin"), ZoneInfo("Europe/London"), ZoneInfo("America/New_York")
@@ -205,7 +206,7 @@ def test_of_a_long_text_only_the_beginning_is_read(text, monkeypatch):
 
     monkeypatch.setattr(resets, "_ANCHOR", Spy())
     assert reset_in_words(text, NOW, BERLIN) is None
-    assert max(looked_at) <= resets.SEARCHED
+    assert max(looked_at) <= MAX_MESSAGE
 
 
 @pytest.mark.parametrize(
