@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -85,6 +86,13 @@ def check(fleet: Path, tools: bool) -> None:
     sys.exit(checking.check(config, strict=tools))
 
 
+def _instant(_context: click.Context, _option: click.Parameter, value: str | None) -> datetime | None:
+    try:
+        return None if value is None else datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no time such as 2026-11-23T04:53:00Z") from None
+
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -95,6 +103,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--stdout", type=FILE, required=True, help="What it printed.")
 @click.option("--stderr", type=FILE, help="What it printed there.")
 @click.option("--former", type=FILE, help="stdout of the run before, if this one resumed its session.")
+@click.option("--at", callback=_instant, metavar="ISO", help="When it ended; else when stdout was last written to.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def verdict(
     tool: str,
@@ -103,6 +112,7 @@ def verdict(
     stdout: Path,
     stderr: Path | None,
     former: Path | None,
+    at: datetime | None,
     as_json: bool,
 ) -> None:
     """Explain how a run ended, from what it left: its files, and its exit code.
@@ -121,7 +131,7 @@ def verdict(
 
     files = {Stream.STDOUT: stdout} | ({Stream.STDERR: stderr} if stderr is not None else {})
     try:
-        explain(adapter, exit_code, files, former, as_json=as_json)
+        explain(adapter, exit_code, files, former, at, as_json=as_json)
     except OSError as error:
         refuse(error)
 

@@ -253,9 +253,13 @@ class _LiveRun:
         if stop is None and said is None and self.intake.output_bytes > limit:
             detail = f"wrote more than max_output_bytes ({limit}); the rest was not read"
             stop = Stop(Reason.OUTPUT_LIMIT, 0.0, detail)
+        clock = self.place.sender.clock
+        env = environment(self.place.agent, self.place.tool, self.place.machine.environ)
         verdict = judge(
             Evidence(
                 tally=tally,
+                now=clock.utc(),
+                zone=clock.zone(env.get("TZ")),
                 finished=said,
                 exit_code=self.exit_code,
                 stopped=stop.reason if stop is not None and not stop.lingered else None,

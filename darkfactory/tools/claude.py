@@ -28,8 +28,9 @@ from darkfactory.model.signals import (
     Usage,
     Warning,  # noqa: A004 - the model's word
 )
-from darkfactory.tools.errors import class_of, reset_time
-from darkfactory.tools.text import count, items, json_object, number, one_line, string, table
+from darkfactory.tools.errors import class_of
+from darkfactory.tools.resets import reset_time
+from darkfactory.tools.text import count, in_full, items, json_object, number, one_line, string, table
 from darkfactory.tools.tool import Prompt, option
 
 PERMISSIONS: Mapping[Permissions, tuple[str, ...]] = MappingProxyType(
@@ -208,7 +209,7 @@ def _assistant(event: Mapping[str, object], memory: ClaudeMemory) -> tuple[Signa
             return ()
         text = next((string(table(block).get("text")) for block in items(message.get("content"))), "")
         memory.error = _class_of(event, text)
-        return (Error(one_line(text), memory.error),)
+        return (Error(in_full(text), memory.error),)
     if _new(memory.messages, message.get("id")):
         found.append(ApiCall())
     for block in map(table, items(message.get("content"))):
@@ -256,7 +257,7 @@ def _system(event: Mapping[str, object], memory: ClaudeMemory) -> tuple[Signal, 
             return (Warning(one_line(event.get("message")) or "another model was taken"),)
         case "model_refusal_no_fallback":
             memory.error = ErrorClass.REFUSED
-            return (Error(one_line(event.get("message")) or "the model refused", ErrorClass.REFUSED),)
+            return (Error(in_full(event.get("message")) or "the model refused", ErrorClass.REFUSED),)
         case "task_started":
             return ()
         case str(subtype) if subtype in _SILENT_SYSTEM:
@@ -334,7 +335,7 @@ def _finished(event: Mapping[str, object], memory: ClaudeMemory) -> Finished:
     error = _class_of(event, text) or memory.error
     if memory.resets_at is not None and error in {ErrorClass.THROTTLED, None}:
         error = ErrorClass.QUOTA
-    return Finished(False, one_line(text), error, resets_at=memory.resets_at)
+    return Finished(False, in_full(text), error, resets_at=memory.resets_at)
 
 
 def _class_of(event: Mapping[str, object], text: str) -> ErrorClass | None:

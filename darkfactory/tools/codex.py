@@ -28,7 +28,7 @@ from darkfactory.model.signals import (
     Warning,  # noqa: A004 - the model's word
 )
 from darkfactory.tools.errors import class_of
-from darkfactory.tools.text import count, json_object, one_line, string, table
+from darkfactory.tools.text import count, in_full, json_object, one_line, string, table
 from darkfactory.tools.tool import Prompt, option
 
 SANDBOX: Mapping[Permissions, str] = MappingProxyType(
@@ -102,7 +102,7 @@ class Codex:
                 return (_CALL, used, Finished(True, one_line(memory.answer), answer=memory.answer))
             case "turn.failed":
                 text = _message(table(event.get("error")))
-                return (Finished(False, one_line(text), class_of(text)),)
+                return (Finished(False, in_full(text), class_of(text)),)
             case "error":
                 return (_error(_message(event)),)
         return (Unknown(),)
@@ -148,9 +148,9 @@ def _call(item: Mapping[str, object], ok: bool | None) -> ToolCall:
 def _error(text: str) -> Signal:
     retry = _RETRY.match(text)
     if retry is None:
-        return Error(one_line(text), class_of(text))
+        return Error(in_full(text), class_of(text))
     attempt = int(retry[1][:9]) if retry[1] else None
-    return Retry(one_line(retry[2]), attempt, None, class_of(retry[2]) or ErrorClass.NETWORK)
+    return Retry(in_full(retry[2]), attempt, None, class_of(retry[2]) or ErrorClass.NETWORK)
 
 
 def _message(event: Mapping[str, object]) -> str:

@@ -16,8 +16,8 @@ from attrs import frozen
 from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import AgentDefinition, PromptVia
 from darkfactory.model.signals import Finished, Said, Signal, Started, Stream, ToolCall, Unknown
-from darkfactory.tools.errors import reset_time
-from darkfactory.tools.text import json_object, one_line, string
+from darkfactory.tools.resets import reset_time
+from darkfactory.tools.text import in_full, json_object, one_line, string
 from darkfactory.tools.tool import Prompt
 
 DEMO_AGENT = Path(__file__).with_name("demo_agent.py")
@@ -73,7 +73,7 @@ class Demo:
                     return (Finished(True, one_line(text), answer=text),)
                 error, again = _CLASSES.get(string(event.get("error"))), event.get("retryable")
                 retryable = again if isinstance(again, bool) else None
-                return (Finished(False, one_line(text), error, retryable, reset_time(event.get("resets_at"))),)
+                return (Finished(False, in_full(text), error, retryable, reset_time(event.get("resets_at"))),)
         return (Unknown(),)
 
 

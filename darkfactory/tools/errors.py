@@ -7,14 +7,10 @@ an agent says and what its commands print is never searched: it may be about any
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from functools import lru_cache
 
 from darkfactory.model.ends import ErrorClass
-from darkfactory.tools.text import number
-
-_SEARCHED = 2000
-"""Characters of a message that are looked at."""
+from darkfactory.tools.text import MAX_MESSAGE
 
 _BY_STATUS = {
     400: ErrorClass.INVALID_REQUEST,
@@ -62,7 +58,7 @@ _COMPILED_LIMITS, _COMPILED_WORDS = (
 @lru_cache(maxsize=64)  # a tool that tries again says the same each time
 def class_of(text: str, status: int | None = None) -> ErrorClass | None:
     """The class of an error from its message and its HTTP status, where there is one; None when neither tells."""
-    text = text[:_SEARCHED].lower()
+    text = text[:MAX_MESSAGE].lower()
     for error, pattern in _COMPILED_LIMITS:
         if pattern.search(text):
             return error
@@ -75,15 +71,3 @@ def class_of(text: str, status: int | None = None) -> ErrorClass | None:
 
 def _of_status(status: int) -> ErrorClass | None:
     return ErrorClass.PROVIDER_DOWN if 500 <= status < 600 else _BY_STATUS.get(status)
-
-
-def reset_time(value: object) -> datetime | None:
-    """The instant that a tool names by its epoch seconds; None when it is none.
-
-    The one place that reads such times. What a tool says in words ("try again at 4:53 AM") it does not understand yet.
-    """
-    epoch = number(value)
-    try:
-        return None if epoch is None or epoch <= 0 else datetime.fromtimestamp(epoch, UTC)
-    except (ValueError, OverflowError, OSError):
-        return None

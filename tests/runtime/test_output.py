@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from darkfactory import AgentDefinition, AgentLayer, open_factory
 from darkfactory.devices.clock import SystemClock
 from darkfactory.model.events import Event, OutputSeen
+from darkfactory.model.fleet import Secret
 from darkfactory.model.signals import Counts, Stream
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.intake import Intake
@@ -93,6 +94,20 @@ async def test_a_limit_with_a_time_is_waited_for(autojump_clock: MockClock) -> N
     assert first["resets_at"] == "2026-01-05T05:00:00.000000Z"
     assert secs(machine, "run_begun") == [0.0, 5 * 3600.0]
     assert second["reason"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("env", "resets_at"),
+    [({}, "2026-01-05T04:53:00.000000Z"), ({"TZ": Secret("Asia/Tokyo")}, "2026-01-05T19:53:00.000000Z")],
+)
+async def test_a_time_in_words_is_one_of_the_zone_that_the_agent_was_given(
+    env: dict[str, Secret], resets_at: str, autojump_clock: MockClock
+) -> None:
+    output = b"".join(transcript("codex", "usage"))  # try again at 4:53 AM; here it is midnight, in Tokyo 09:00
+    agent = AgentDefinition("helper", AgentLayer.GROWTH, "codex", "x", env=env)
+    machine = await run(agent, Script(output=((0.0, output),), exit_code=1, last_words=b""))
+    (line,) = machine.records("run_ended")
+    assert (line["error_class"], line["resets_at"]) == ("quota", resets_at)
 
 
 async def test_the_summary_and_the_record_tell_what_was_seen(

@@ -3,6 +3,7 @@ however the bytes are cut."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
@@ -18,6 +19,7 @@ from darkfactory.tools.lines import MAX_LINE_BYTES, LineSplitter
 from darkfactory.tools.reader import Reader
 from darkfactory.tools.verdict import Evidence, judge
 
+NOW = datetime(2026, 11, 23, 3, 53, 20, tzinfo=UTC)
 MAPPED = JsonlMap(
     type=("type", "subtype"),
     started=("system/init",),
@@ -43,6 +45,8 @@ def verdict_on(reader: Reader, exit_code: int = 1):
         Evidence(
             tally=tally,
             finished=tally.finished,
+            now=NOW,
+            zone=UTC,
             exit_code=exit_code,
             output_bytes=1,
             reports=reader.tool.reports,

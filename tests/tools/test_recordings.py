@@ -4,6 +4,7 @@ The expectations come from what was done in each run (its scenario, the requests
 code), not from what the adapters say.
 """
 
+from datetime import UTC, datetime
 from unittest.mock import ANY
 
 import pytest
@@ -175,6 +176,15 @@ def test_the_calls_that_codex_does_not_tell_of_are_estimated(case, recording):
     answered, estimate = ESTIMATED[case]
     assert totals.api_calls == estimate <= answered
     assert totals.api_calls_estimated
+
+
+# What was used up is there again. (The provider told claude in its headers, of which claude says nothing.)
+RESETS = {("codex", "usage"): datetime(2026, 11, 23, 4, 53, tzinfo=UTC)}
+
+
+def test_the_time_that_a_tool_names_is_known(recordings):
+    named = {key: run.judge(run.read()).resets_at for key, run in recordings.items()}
+    assert {key: time for key, time in named.items() if time is not None} == RESETS
 
 
 def test_every_recording_has_its_expectation(recordings):
