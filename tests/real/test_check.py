@@ -9,7 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
 from attrs import define, field
+
+from darkfactory.cli import surroundings
+from darkfactory.model.fleet import AgentDefinition, AgentLayer
+from darkfactory.tools.login import LOGINS
 
 pytestmark = pytest.mark.real
 
@@ -188,6 +193,18 @@ def test_a_tool_that_does_not_know_the_question_is_looked_at_from_outside(desk):
 def test_what_a_tool_leaves_behind_when_it_is_asked_is_ended(desk):
     desk.install("claude", "setsid sleep 1000 & sleep 1000 & exit 0")  # processes that are left fail every test
     assert desk.check("claude")[0] == 0
+
+
+@pytest.mark.parametrize("script", ["sleep 1000", "trap '' TERM; while :; do sleep 1000; done", "kill -STOP $$"])
+async def test_a_tool_that_does_not_answer_is_ended_and_nothing_is_known(desk, monkeypatch, script):
+    monkeypatch.setattr(surroundings, "ASK_SECS", 0.2)
+    desk.install("claude", script)
+    agent = AgentDefinition("a", AgentLayer.GROWTH, "claude", "t")
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(desk.home)}
+    logins = surroundings.Logins(dict(os.environ), desk.root)
+    with trio.fail_after(30):
+        answer = await logins.look(agent, LOGINS["claude"], str(desk.root / "bin" / "claude"), env)
+    assert answer == surroundings.Answer(None, "it could not be asked (auth status)")
 
 
 def test_a_tool_is_asked_once_for_all_agents_with_the_same_environment(desk):
