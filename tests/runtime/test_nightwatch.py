@@ -271,6 +271,27 @@ async def test_a_crash_loop_is_no_drift(autojump_clock: MockClock) -> None:
     assert machine.records("held")[0]["reason"] == "crash_loop"
 
 
+@pytest.mark.parametrize(
+    ("script", "error_class"),
+    [
+        (Script(refuses="tool_missing"), "tool_missing"),
+        (Script(exit_code=1, last_words=says(ok=False, text="log in first", error="auth")), "auth"),
+        (Script(exit_code=2, last_words=says(ok=False, text="no such option", error="config")), "config"),
+    ],
+)
+async def test_what_the_machine_lacks_is_a_failure_that_is_held_and_neither_drift_nor_a_throttle(
+    autojump_clock: MockClock, script: Script, error_class: str
+) -> None:
+    machine = SimulatedMachine(lambda _: script)
+    async with open_factory(fleet(watch()), machine=machine.open) as factory:
+        await trio.sleep(3600)
+        assert factory.agent_statuses()[0].condition == "held"
+    ends = {(line["reason"], line["error_class"]) for line in machine.records("run_ended")}
+    assert ends == {("failed", error_class)}
+    assert [line["reason"] for line in machine.records("held")] == ["crash_loop"]
+    assert not machine.records("drift")
+
+
 async def test_a_run_that_lives_is_looked_at_every_half_minute(autojump_clock: MockClock) -> None:
     machine = SimulatedMachine(lambda _: HANGS)
     async with open_factory(fleet(watch(stall_timeout_secs=200.0)), machine=machine.open) as factory:
