@@ -111,6 +111,11 @@ class NightwatchMonitor:
         score = score_of(metrics)
         return DriftScore(agent, score, metrics, level_of(score, metrics, self.config, watched.level))
 
+    @property
+    def seen(self) -> list[str]:
+        """The agents of which something was seen."""
+        return list(self._agents)
+
     def all_drift_scores(self, at: float) -> list[DriftScore]:
         """The drift of every agent of which something was seen."""
         return [self.drift_score(agent, at) for agent in self._agents]
