@@ -34,7 +34,7 @@ _COLUMNS: Final = 6
 
 @define(eq=False)
 class Window:
-    """A ring of buckets with six counters each, and their sums; 3.5 KB. A bucket's number is its time over its width."""
+    """A ring of buckets with six counters each, and their sums; 4 KB. A bucket's number is its time over its width."""
 
     width: float
     """Seconds; of one bucket."""
