@@ -14,7 +14,7 @@ from darkfactory.model.drift import DriftAlert
 from darkfactory.model.ends import Verdict
 from darkfactory.model.fleet import AgentDefinition
 from darkfactory.model.providers import Spending
-from darkfactory.model.signals import Totals
+from darkfactory.model.signals import Totals, Waiting
 
 
 @frozen
@@ -94,6 +94,8 @@ class OutputSeen(Event):
     """Its terminal event is the last thing it said."""
     spent: Spending = field(factory=Spending)
     """All so far, as far as its tool tells."""
+    waiting: Waiting | None = None
+    """What it waits for at its provider; None while it does not."""
 
 
 @frozen

@@ -12,6 +12,7 @@ from attrs import field, frozen
 from darkfactory.model.actions import Cause, Stop
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig
 from darkfactory.model.providers import Block, DaySpending, Minutes, Provider, RateLimitTracker, Spending
+from darkfactory.model.signals import Waiting
 
 
 class Phase(Enum):
@@ -50,6 +51,12 @@ class Run:
     output_bytes: int = 0
     finished_at: float | None = None
     """When its terminal event was seen; None as long as it has more to say."""
+    waiting: Waiting | None = None
+    """What it waits for at its provider."""
+    waits_since: float | None = None
+    """Set with it: since when, whatever it was told meanwhile."""
+    waits_until: float = -inf
+    """Until when it was told to wait, at least."""
     renew_at: float | None = None
     """Where a Moderate correction set its deadline."""
     stop: Stop | None = None

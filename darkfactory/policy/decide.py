@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from math import inf
 from typing import Final
 
 from attrs import asdict, evolve
@@ -19,6 +20,7 @@ from darkfactory.model.ends import ErrorClass, Reason, Verdict
 from darkfactory.model.events import Event, Moment
 from darkfactory.model.fleet import AgentLayer, OrchestratorConfig, Overlap
 from darkfactory.model.providers import DaySpending, Provider, RateLimitTracker
+from darkfactory.model.signals import Waiting
 from darkfactory.model.state import AgentState, Durable, Phase, Request, Run, State
 from darkfactory.policy import admission, correction, providers, redefinition, restart, shutdown, siblings
 from darkfactory.policy.chance import fraction
@@ -292,8 +294,27 @@ def _output_seen(draft: Draft, event: events.OutputSeen) -> None:
     limit = draft.agents[run.agent].definition.max_output_bytes
     if event.output_bytes > limit:
         stop_run(draft, run, Reason.OUTPUT_LIMIT, f"wrote more than max_output_bytes ({limit})")
+    if event.waiting != run.waiting:
+        _waits_anew(draft, run, event.waiting)
     if run.provider is not None and providers.spent(draft, run, event.spent):
         _hold_to_limits(draft, run.provider)
+
+
+def _waits_anew(draft: Draft, run: Run, waiting: Waiting | None) -> None:
+    """A run waits at its provider, is told something else there, or gets on."""
+    if waiting is None:
+        draft.change_run(run, waiting=None, waits_since=None, waits_until=-inf)
+        return
+    when, until = draft.when, -inf
+    if waiting.until is not None:
+        until = when.at + (waiting.until - when.utc).total_seconds()
+    elif waiting.delay_secs is not None:
+        until = when.at + waiting.delay_secs
+    since = when.at if run.waits_since is None else run.waits_since
+    draft.change_run(run, waiting=waiting, waits_since=since, waits_until=until)
+    if run.provider is not None and waiting.until is not None and waiting.error in providers.BLOCKING:
+        # the others need not find that out for themselves, however this one goes on
+        providers.turned_away(draft, run, waiting.error, waiting.until, waiting.detail)
 
 
 def _memory_exceeded(draft: Draft, event: events.MemoryExceeded) -> None:

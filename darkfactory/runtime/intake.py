@@ -83,7 +83,7 @@ class Intake:
             self._told_bytes = self.output_bytes
             tally = self.tally
             await self.sender.send(
-                OutputSeen(self.sender.now(), self.run_id, self.output_bytes, tally.over, tally.spent)
+                OutputSeen(self.sender.now(), self.run_id, self.output_bytes, tally.over, tally.spent, tally.waiting)
             )
         else:
             await trio.lowlevel.checkpoint()
