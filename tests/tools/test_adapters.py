@@ -411,6 +411,7 @@ CODEX = {
 DEMO = {
     "a start": (line(type="started", session="d"), (Started("d"),)),
     "words": (line(type="say", text='"result"'), (Said('"result"'),)),
+    "an answer": (line(type="api", input_tokens=5, output_tokens=1), (ApiCall(), Usage(5, 1))),
     "a command": (line(type="tool", name="shell", exit_code=0), (ToolCall("shell", True),)),
     "a command that fails": (line(type="tool", name="shell", exit_code=1), (ToolCall("shell", False),)),
     "success": (line(type="result", ok=True, text="done"), (Finished(True, "done", answer="done"),)),
