@@ -52,8 +52,9 @@ class Demo:
         """None is needed."""
 
     def signals(self, stream: Stream, line: bytes, memory: None) -> tuple[Signal, ...]:  # noqa: ARG002 - the protocol's
-        """`started` is a start, `api` an answer of a model, `result` an end; a bad one may say which `error` it was, whether it is
-        `retryable`, and when it `resets_at`.
+        """`started` is a start, `api` an answer of a model, `result` an end.
+
+        A bad end may say which `error` it was, whether it is `retryable`, and when it `resets_at`.
         """
         if stream is Stream.STDERR:
             return ()
