@@ -24,7 +24,7 @@ _BY_STATUS = {
     429: ErrorClass.THROTTLED,
 }
 
-_STATUS = re.compile(r"\bstatus:? (\d{3})\b|\"code\": ?([45]\d\d)\b|^(?:\[?api error: )?([45]\d\d)\b")
+_STATUS = re.compile(r"\bstatus:? (\d{3})\b|\"code\": ?([45]\d\d)\b|^(?:\[?api error: )?([45]\d\d) ")
 """Where a message has one: in its words, in the JSON that it quotes, or at its very beginning."""
 
 _LIMITS = (
