@@ -34,7 +34,7 @@ _LIMITS = (
         r"exhausted your (capacity|daily quota)|daily .{1,40}quota limit|per.?day|free allocated quota|"
         r"quota.{1,80}\breset",
     ),
-    (ErrorClass.THROTTLED, r"quota(?s:.*)((re)?try (again )?in|retry.?(after|delay)|per.?minute)"),
+    (ErrorClass.THROTTLED, r"\A(?=(?s:.*)quota)(?s:.*)((re)?try (again )?in|retry.?(after|delay)|per.?minute)"),
     (
         ErrorClass.BILLING,
         r"credit balance|insufficient.(quota|credits|funds)|quota exceeded|your current quota|billing",
@@ -57,13 +57,15 @@ _WORDS = (
     (
         ErrorClass.NETWORK,
         r"\becon\w+|connection|sending request|for network|disconnected|timed out|getaddrinfo|fetch failed|"
-        r"(cannot|unable to) connect|socket hang up|^(\[?api error: )?(typeerror: )?terminated\b\]?$",
+        r"(cannot|unable to) connect|no stream activity|socket hang up|"
+        r"^(\[?api error: )?(typeerror: )?terminated\b\]?$",
     ),
     (
         ErrorClass.PROVIDER_DOWN,
         r"at capacity|high demand|overloaded|(?<!unexpected )server.error|server had an error|bad gateway|"
         r"service unavailable|internal error",
     ),
+    (ErrorClass.EMPTY_OUTPUT, r"empty response"),
     (ErrorClass.REFUSED, r"content.filter|\brefus|usage polic"),
     (ErrorClass.INVALID_REQUEST, r"invalid.request|invalid value|invalid argument\.|invalid_argument|bad request"),
     (

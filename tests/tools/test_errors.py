@@ -58,6 +58,8 @@ MESSAGES = {
     "overloaded_error": E.PROVIDER_DOWN,
     "[API Error: Connection error. (cause: connect ECONNREFUSED 127.0.0.1:8099)]": E.NETWORK,
     "Cannot connect to API: Unable to connect. Is the computer able to access the url?": E.NETWORK,
+    "[API Error: No stream activity for 240000ms after 7 chunks (stream lifetime: 240006.8ms).]": E.NETWORK,
+    "[API Error: Model stream ended with empty response text.]": E.EMPTY_OUTPUT,
     "Missing API key for OpenAI-compatible auth.": E.AUTH,
     # claude, codex
     "You've hit your session limit · resets 8:30pm (Asia/Tokyo)": E.QUOTA,
