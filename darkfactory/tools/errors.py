@@ -24,25 +24,50 @@ _BY_STATUS = {
     429: ErrorClass.THROTTLED,
 }
 
-_STATUS = re.compile(r"\bstatus:? (\d{3})\b")
+_STATUS = re.compile(r"\bstatus:? (\d{3})\b|\"code\": ?([45]\d\d)\b|^(?:\[?api error: )?([45]\d\d) ")
+"""Where a message has one: in its words, in the JSON that it quotes, or at its very beginning."""
 
 _LIMITS = (
-    (ErrorClass.QUOTA, r"usage.limit|account.s rate limit|(hour|weekly) limit|hit your limit"),
-    (ErrorClass.BILLING, r"credit balance|insufficient.quota|quota exceeded|your current quota|billing"),
-    (ErrorClass.CONTEXT_OVERFLOW, r"context window|(prompt|input) is too long|context.length|maximum context"),
+    (
+        ErrorClass.QUOTA,
+        r"usage.limit|usage exceeded|account.s rate limit|(hour|daily|weekly|session) limit|hit your limit|"
+        r"exhausted your (capacity|daily quota)|daily .{1,40}quota limit|per.?day|free allocated quota|"
+        r"quota.{1,80}\breset",
+    ),
+    (ErrorClass.THROTTLED, r"\A(?=(?s:.*)quota)(?s:.*)((re)?try (again )?in|retry.?(after|delay)|per.?minute)"),
+    (
+        ErrorClass.BILLING,
+        r"credit balance|insufficient.(quota|credits|funds)|quota exceeded|your current quota|billing",
+    ),
+    (
+        ErrorClass.CONTEXT_OVERFLOW,
+        r"context window|(prompt|input) is too long|context.length|maximum context|token count.{1,20}exceeds",
+    ),
+    (ErrorClass.AUTH, r"api.key.(not.valid|invalid)|(incorrect|invalid).api.key"),
 )
-"""Told apart by words alone from other failures with the same status."""
+"""Told apart by words alone from other failures with the same status. A quota that says when to try again throttles;
+one that does not has to be paid for."""
 
 _WORDS = (
-    (ErrorClass.THROTTLED, r"\b429\b|rate.?limit|too many requests"),
+    (ErrorClass.THROTTLED, r"\b429\b|rate.?limit|too many requests|resource.(has been )?exhausted"),
     (ErrorClass.TRUNCATED, r"max.output.tokens|output token maximum"),
     (ErrorClass.AUTH, r"api.key|not logged in|missing environment variable|authenticat|unauthorized|oauth token"),
     (ErrorClass.MODEL_NOT_FOUND, r"selected model(?! is at capacity)|model\b.*(not found|not exist|not supported)"),
     (ErrorClass.BUDGET, r"budget (reached|exhausted|exceeded)"),
-    (ErrorClass.NETWORK, r"\becon\w+|connection|sending request|for network|disconnected|timed out|getaddrinfo"),
-    (ErrorClass.PROVIDER_DOWN, r"at capacity|high demand|overloaded|server.error|bad gateway|service unavailable"),
+    (
+        ErrorClass.NETWORK,
+        r"\becon\w+|connection|sending request|for network|disconnected|timed out|getaddrinfo|fetch failed|"
+        r"(cannot|unable to) connect|no stream activity|socket hang up|"
+        r"^(\[?api error: )?(typeerror: )?terminated\b\]?$",
+    ),
+    (
+        ErrorClass.PROVIDER_DOWN,
+        r"at capacity|high demand|overloaded|(?<!unexpected )server.error|server had an error|bad gateway|"
+        r"service unavailable|internal error",
+    ),
+    (ErrorClass.EMPTY_OUTPUT, r"empty response"),
     (ErrorClass.REFUSED, r"content.filter|\brefus|usage polic"),
-    (ErrorClass.INVALID_REQUEST, r"invalid.request|invalid value|bad request"),
+    (ErrorClass.INVALID_REQUEST, r"invalid.request|invalid value|invalid argument\.|invalid_argument|bad request"),
     (
         ErrorClass.CONFIG,
         r"(unknown|unexpected|unrecognized|invalid) (option|argument|value)|requires -|cannot be used with|"
@@ -63,7 +88,7 @@ def class_of(text: str, status: int | None = None) -> ErrorClass | None:
         if pattern.search(text):
             return error
     if status is None and (named := _STATUS.search(text)):
-        status = int(named[1])
+        status = int(named[1] or named[2] or named[3])
     if status is not None and (error_of_status := _of_status(status)):
         return error_of_status
     return next((error for error, pattern in _COMPILED_WORDS if pattern.search(text)), None)

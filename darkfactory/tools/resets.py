@@ -41,7 +41,7 @@ _ANCHOR = re.compile(
 """What must stand before a time."""
 
 _BETWEEN = re.compile(
-    r"[\s:=\"'~|_-]{0,4}(?:(?:at|in|on|after|again|for|until|about|approximately)(?![a-z])[\s:=\"'~_-]{0,4}){0,3}",
+    r"[\s:=\"'\\~|_-]{0,4}(?:(?:at|in|on|after|again|for|until|about|approximately)(?![a-z])[\s:=\"'\\~_-]{0,4}){0,3}",
     re.IGNORECASE,
 )
 """What may stand between the two."""
@@ -51,7 +51,7 @@ _EPOCH = re.compile(r"(\d{10}(?:\.\d{1,9})?|\d{13})(?![\d.]*\d)")
 _KEYED = re.compile(
     r"""
     (?<![a-z]) (?: retry[-_ ]?(?:after|delay|in) | resets?[-_ ]?(?:in|after) )
-    [-_ ]? (?P<unit>ms|milliseconds|s|secs|seconds)? ["']? \s? [:=] \s? ["']? (?P<amount>\d{1,12}(?:\.\d{1,9})?)
+    [-_ ]? (?P<unit>ms|milliseconds|s|secs|seconds)? \\?["']? \s? [:=] \s? \\?["']? (?P<amount>\d{1,12}(?:\.\d{1,9})?)
     (?![\w.:-])
     """,
     re.VERBOSE | re.IGNORECASE,

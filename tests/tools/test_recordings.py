@@ -183,7 +183,7 @@ RESETS = {("codex", "usage"): datetime(2026, 11, 23, 4, 53, tzinfo=UTC)}
 
 
 def test_the_time_that_a_tool_names_is_known(recordings):
-    named = {key: run.judge(run.read()).resets_at for key, run in recordings.items()}
+    named = {key: run.judge(run.read()).resets_at for key, run in recordings.items() if key[0] in ("claude", "codex")}
     assert {key: time for key, time in named.items() if time is not None} == RESETS
 
 
