@@ -41,7 +41,10 @@ _WORDS = (
     (ErrorClass.THROTTLED, r"\b429\b|rate.?limit|too many requests"),
     (ErrorClass.TRUNCATED, r"max.output.tokens|output token maximum"),
     (ErrorClass.AUTH, r"api.key|not logged in|missing environment variable|authenticat|unauthorized|oauth token"),
-    (ErrorClass.MODEL_NOT_FOUND, r"selected model(?! is at capacity)|model\b.*(not found|not exist|not supported)"),
+    (
+        ErrorClass.MODEL_NOT_FOUND,
+        r"selected model(?! is at capacity)|model\b.{0,200}(not found|not exist|not supported)",
+    ),
     (ErrorClass.BUDGET, r"budget (reached|exhausted|exceeded)"),
     (ErrorClass.NETWORK, r"\becon\w+|connection|sending request|for network|disconnected|timed out|getaddrinfo"),
     (ErrorClass.PROVIDER_DOWN, r"at capacity|high demand|overloaded|server.error|bad gateway|service unavailable"),
@@ -59,10 +62,13 @@ _COMPILED_LIMITS, _COMPILED_WORDS = (
 )
 
 
-@lru_cache(maxsize=64)  # a tool that tries again says the same each time
 def class_of(text: str, status: int | None = None) -> ErrorClass | None:
     """The class of an error from its message and its HTTP status, where there is one; None when neither tells."""
-    text = text[:_SEARCHED].lower()
+    return _class_of(text[:_SEARCHED].lower(), status)  # only so much is kept in the cache
+
+
+@lru_cache(maxsize=64)  # a tool that tries again says the same each time
+def _class_of(text: str, status: int | None) -> ErrorClass | None:
     for error, pattern in _COMPILED_LIMITS:
         if pattern.search(text):
             return error

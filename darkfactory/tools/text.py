@@ -14,6 +14,9 @@ from darkfactory.tools.lines import HEAD_BYTES
 MAX_DETAIL = 200
 """Characters of a detail line: it has to fit a table, a log line and a notice."""
 
+MAX_NAME = 200
+"""Characters of an id or a name; those of real tools have 40."""
+
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|["{}\[\],]', re.DOTALL)
 _CLOSER = {"{": "}", "[": "]"}
 _ESCAPE_CHARS = 6
@@ -78,6 +81,11 @@ def one_line(value: object) -> str:
     if not words.isprintable():
         clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in words)
     return clean if len(clean) <= MAX_DETAIL else clean[: MAX_DETAIL - 1] + "…"
+
+
+def name_of(value: object) -> str:
+    """An id or a name, to be remembered among others: the beginning of one that is too long."""
+    return string(value)[:MAX_NAME]
 
 
 def table(value: object) -> dict[str, object]:
