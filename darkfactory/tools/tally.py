@@ -12,7 +12,7 @@ from darkfactory.model import signals as seen
 from darkfactory.model.ends import CLASSES, Blame, ErrorClass
 from darkfactory.model.providers import Spending
 from darkfactory.model.signals import Basis, Counts, Error, Finished, Signal, Stream, Totals, Usage, Waiting
-from darkfactory.tools.text import one_line
+from darkfactory.tools.text import name_of, one_line
 
 ANSWER_CHARS = 4000
 """Of the last thing that the assistant said, this much is kept."""
@@ -176,9 +176,9 @@ class Tally:
                 self._counts["warnings"] += 1
             case seen.BackgroundTask(is_open, task):
                 if not is_open:
-                    self.background.discard(task)
+                    self.background.discard(name_of(task))
                 elif len(self.background) < _OPEN_TASKS:
-                    self.background.add(task)
+                    self.background.add(name_of(task))
             case seen.Denied():
                 self.denials += 1
             case seen.Unknown():
@@ -216,18 +216,19 @@ class Tally:
 
     def _tool_call(self, call: seen.ToolCall) -> None:
         self._get_on()
+        key = name_of(call.id)
         if call.ok is None:
-            if call.id in self._open:
+            if key in self._open:
                 return
-            if call.id:
-                self._open[call.id] = call.name
+            if key:
+                self._open[key] = name_of(call.name)
                 if len(self._open) > _OPEN_CALLS:
                     del self._open[next(iter(self._open))]
             self.tool_calls += 1
             return
-        name = call.name
-        if call.id in self._open:
-            name = self._open.pop(call.id) or name
+        name = name_of(call.name)
+        if key in self._open:
+            name = self._open.pop(key) or name
         else:
             self.tool_calls += 1
         self.tool_failures += not call.ok

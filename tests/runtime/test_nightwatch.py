@@ -22,6 +22,7 @@ from darkfactory import (
     open_factory,
 )
 from darkfactory.model.fleet import MinSamples
+from darkfactory.runtime import definitions
 from darkfactory.testing import FAILS, HANGS, STARTED, Script, SimulatedMachine, says, uses
 
 from .fleets import by_agent, fleet, secs
@@ -392,6 +393,22 @@ task = "{task}"
         elif (spoilt := how(text)) is not None:
             file.write_bytes(spoilt)
 
+    def replace_by_link(self, file: Path, target: str) -> None:
+        file.unlink()
+        file.symlink_to(target)
+
+    async def test_the_size_that_the_system_tells_of_a_file_is_not_believed(
+        self, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, file: Path
+    ) -> None:
+        """Files below /proc have a size of 0 by what `stat` says; and any file can grow while it is read."""
+        monkeypatch.setattr(definitions, "LARGEST_BYTES", 100)
+        machine = in_order(errs(30), HANGS)
+        async with open_factory(self.load(file), machine=machine.open):
+            self.replace_by_link(file, "/proc/self/status")
+            await trio.sleep(400)
+        (kept,) = machine.records("definition_kept")
+        assert "has more than 100 bytes" in kept["detail"]
+
     @pytest.mark.parametrize(
         ("spoil", "problem"),
         [
@@ -402,7 +419,7 @@ task = "{task}"
             (lambda text: text.replace(b"Safety", b"Growth").replace(b"10000", b"1000"), "its layer is Growth now"),
             (lambda _: None, "cannot be read: No such file"),
             (os.mkfifo, "no regular file"),
-            (2**32, "more than 4194304 are not read"),
+            (2**32, "has more than 4194304 bytes"),
         ],
     )
     async def test_the_last_good_one_stays(

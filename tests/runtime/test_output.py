@@ -171,3 +171,20 @@ async def test_whoever_watches_is_told_what_came_since_the_last_round(autojump_c
             if isinstance(event, OutputSeen)
         ]
         assert finished == [False, False]
+
+
+async def test_output_after_a_truncation_is_no_silence_whatever_was_lost_by_it(autojump_clock: MockClock) -> None:
+    send, receive = trio.open_memory_channel[Event](10)
+    with send, receive:
+        intake = Intake("run", BUILTIN["demo"]("demo"), Sender(send, SystemClock()))
+        intake.written(50_000_000)  # of which most is truncated before it could be read
+        intake.feed(Stream.STDOUT, STARTED)
+        await intake.flush()
+        intake.truncated(Stream.STDOUT)
+        intake.feed(Stream.STDOUT, says())
+        await intake.flush()
+        await intake.flush()
+        send.close()
+        told = [event async for event in receive]
+    seen = [(event.output_bytes, event.finished) for event in told if isinstance(event, OutputSeen)]
+    assert seen == [(50_000_000, False), (50_000_000, True)]

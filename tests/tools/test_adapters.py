@@ -1,5 +1,6 @@
 import json
 import sys
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,8 +29,11 @@ from darkfactory.model.signals import (
     Warning,  # noqa: A004
 )
 from darkfactory.tools import BUILTIN, tool_for
+from darkfactory.tools.claude import Claude
 from darkfactory.tools.demo import DEMO_AGENT
+from darkfactory.tools.errors import class_of
 from darkfactory.tools.lines import LineSplitter
+from darkfactory.tools.reader import Reader
 from darkfactory.tools.tally import Tally
 from darkfactory.tools.tool import Prompt
 
@@ -485,6 +489,38 @@ def test_what_a_run_leaves_to_be_remembered_has_a_bound():
     assert len(memory.messages) == len(memory.denied) == 64
     assert len(memory.background) <= 64
     assert len(memory.partial) <= 64 * 1024
+
+
+def test_ids_and_names_as_long_as_a_line_are_not_kept_whole():
+    long = "x" * 100_000
+    reader = Reader(Claude())
+    for number in range(40):
+        name, key = f"{number}n{long}", f"{number}i{long}"
+        content = [{"type": "tool_use", "id": key, "name": name}, {"type": "text", "text": "hm"}]
+        events = (
+            {"type": "assistant", "message": {"id": key, "content": content}},
+            {"type": "system", "subtype": "permission_denied", "tool_use_id": key},
+            {"type": "system", "subtype": "task_started", "is_backgrounded": True, "task_id": key},
+            {"type": "user", "message": {"content": [{"type": "tool_result", "tool_use_id": key, "is_error": True}]}}
+            if number % 2
+            else {"type": "user"},
+        )
+        for event in events:
+            reader.feed(Stream.STDOUT, json.dumps(event).encode() + b"\n")
+    tally = reader.tally
+    assert (tally.tool_calls, tally.tool_failures, tally.denials, tally.api_calls) == (40, 20, 40, 40)
+    assert len(tally.background) == 40
+    assert len(repr((tally, reader._memory))) < 100_000
+
+
+def test_a_long_message_is_not_kept_by_what_it_was_classed_by():
+    tracemalloc.start()
+    try:
+        for number in range(40):
+            assert class_of(f"{number}: unauthorized " + "x" * 100_000) is ErrorClass.AUTH
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_limit_that_was_met_says_when_the_run_could_go_on():
