@@ -15,6 +15,7 @@ from darkfactory.tools.codex import Codex
 from darkfactory.tools.command import Bash, Command
 from darkfactory.tools.demo import Demo
 from darkfactory.tools.gemini import Gemini
+from darkfactory.tools.qwen import Qwen
 from darkfactory.tools.tool import Tool
 
 BUILTIN: Mapping[str, Callable[[str], Tool]] = MappingProxyType(
@@ -24,6 +25,7 @@ BUILTIN: Mapping[str, Callable[[str], Tool]] = MappingProxyType(
         "codex": Codex,
         "demo": Demo,
         "gemini": Gemini,
+        "qwen": Qwen,
     }
 )
 """Each is made from the word that names it in the fleet file: the key itself, or a path that ends in it."""

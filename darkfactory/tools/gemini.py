@@ -126,7 +126,7 @@ class Gemini:
         return (Unknown(),)
 
 
-_COMPLAINTS: Mapping[bytes, ErrorClass] = MappingProxyType(
+COMPLAINTS: Mapping[bytes, ErrorClass] = MappingProxyType(
     {
         b"Unknown argument": ErrorClass.CONFIG,
         b"Not enough arguments": ErrorClass.CONFIG,
@@ -230,10 +230,10 @@ def _finished(event: Mapping[str, object], answer: str, memory: GeminiMemory) ->
     return Finished(False, "its result was cut", ErrorClass.TRUNCATED)
 
 
-def complaint(line: bytes) -> tuple[Signal, ...]:
+def complaint(line: bytes, complaints: Mapping[bytes, ErrorClass] = COMPLAINTS) -> tuple[Signal, ...]:
     """Why it did not start, if a line of stderr tells that."""
     text = one_line(line[: 4 * MAX_DETAIL].decode("utf-8", "replace"))
-    return tuple(Error(text, error) for words, error in _COMPLAINTS.items() if line.startswith(words))
+    return tuple(Error(text, error) for words, error in complaints.items() if line.startswith(words))
 
 
 def _stderr(line: bytes, memory: GeminiMemory) -> tuple[Signal, ...]:
@@ -256,7 +256,14 @@ def _stderr(line: bytes, memory: GeminiMemory) -> tuple[Signal, ...]:
 
 
 def _failure(text: str, status: int | None = None) -> tuple[str, ErrorClass | None]:
-    """An error's message for a person, and its class; the provider's own error is JSON in the midst of it."""
+    """An error's message for a person, and its class."""
+    text, status = api_error(text, status)
+    own = next((error for error, pattern in _BY_WORDS if pattern.search(text)), None)
+    return one_line(text), own or class_of(text, status)
+
+
+def api_error(text: str, status: int | None = None) -> tuple[str, int | None]:
+    """The provider's own message and status: they are in brackets in the midst of an error's, and may be JSON."""
     found = _API_ERROR.search(text)
     text = found[1] if found else text
     for _ in range(_NESTED):
@@ -265,5 +272,4 @@ def _failure(text: str, status: int | None = None) -> tuple[str, ErrorClass | No
         if not inner:
             break
         text, status = string(inner.get("message")), count(inner.get("code")) or status
-    own = next((error for error, pattern in _BY_WORDS if pattern.search(text)), None)
-    return one_line(text), own or class_of(text, status)
+    return text, status
