@@ -51,6 +51,7 @@ def explain(
             exit_code=exit_code,
             output_bytes=sum(path.stat().st_size for path in files.values()),
             reports=tool.reports,
+            exit_classes=tool.exit_classes,
         )
     )
     found = _found(verdict, tally, _shown(verdict.decided_by, files))

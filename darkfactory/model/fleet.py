@@ -90,6 +90,8 @@ TOOL_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         "claude": frozenset({"max_cost_usd", "max_turns", "model", "permissions", "resume"}),
         "codex": frozenset({"model", "permissions", "resume"}),
         "demo": frozenset(),
+        "gemini": frozenset({"model", "permissions", "resume"}),
+        "qwen": frozenset({"max_turns", "model", "permissions", "resume"}),
     }
 )
 """The names that `cli_tool` takes without a `[tools.X]`, each with the options of an agent that the program has.

@@ -267,6 +267,7 @@ class _LiveRun:
                 lingered=stop is not None and stop.lingered,
                 output_bytes=self.intake.output_bytes,
                 reports=self.place.tool.reports,
+                exit_classes=self.place.tool.exit_classes,
             )
         )
         if self.unread:

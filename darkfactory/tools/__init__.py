@@ -14,6 +14,8 @@ from darkfactory.tools.claude import Claude
 from darkfactory.tools.codex import Codex
 from darkfactory.tools.command import Bash, Command
 from darkfactory.tools.demo import Demo
+from darkfactory.tools.gemini import Gemini
+from darkfactory.tools.qwen import Qwen
 from darkfactory.tools.tool import Tool
 
 BUILTIN: Mapping[str, Callable[[str], Tool]] = MappingProxyType(
@@ -22,6 +24,8 @@ BUILTIN: Mapping[str, Callable[[str], Tool]] = MappingProxyType(
         "claude": Claude,
         "codex": Codex,
         "demo": Demo,
+        "gemini": Gemini,
+        "qwen": Qwen,
     }
 )
 """Each is made from the word that names it in the fleet file: the key itself, or a path that ends in it."""

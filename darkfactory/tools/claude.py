@@ -59,6 +59,7 @@ class Claude:
     prompt: ClassVar[PromptVia] = PromptVia.STDIN
     announces: ClassVar[bool] = True
     reports: ClassVar[bool] = True
+    exit_classes: ClassVar[Mapping[int, ErrorClass]] = MappingProxyType({})
     speaks: ClassVar[bool] = True
     plain: ClassVar[bool] = False
     env_pass: ClassVar[tuple[str, ...]] = ("ANTHROPIC_*", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_CONFIG_DIR")

@@ -49,6 +49,7 @@ class Codex:
     prompt: ClassVar[PromptVia] = PromptVia.STDIN
     announces: ClassVar[bool] = True
     reports: ClassVar[bool] = True
+    exit_classes: ClassVar[Mapping[int, ErrorClass]] = MappingProxyType({})
     speaks: ClassVar[bool] = True
     plain: ClassVar[bool] = False
     env_pass: ClassVar[tuple[str, ...]] = ("CODEX_API_KEY", "CODEX_HOME", "OPENAI_*")

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from attrs import frozen
 
+from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import AgentDefinition, PromptVia, ToolConfig
 from darkfactory.model.signals import Error, Finished, Signal, Stream, Throttled
 from darkfactory.tools.jsonl import EventMap
@@ -23,6 +24,7 @@ class _Plain:
 
     announces: ClassVar[bool] = False
     reports: ClassVar[bool] = False
+    exit_classes: ClassVar[Mapping[int, ErrorClass]] = MappingProxyType({})
     speaks: ClassVar[bool] = False
     plain: ClassVar[bool] = True
     env_pass: ClassVar[tuple[str, ...]] = ()
@@ -57,6 +59,7 @@ class Command:
     """A program that the fleet file declares (`[tools.NAME]`); it says what the file can make out."""
 
     config: ToolConfig
+    exit_classes: ClassVar[Mapping[int, ErrorClass]] = MappingProxyType({})
     env_pass: ClassVar[tuple[str, ...]] = ()
     env: ClassVar[Mapping[str, str]] = MappingProxyType({})
 

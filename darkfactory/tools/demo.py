@@ -32,6 +32,7 @@ class Demo:
     prompt: ClassVar[PromptVia] = PromptVia.STDIN
     announces: ClassVar[bool] = True
     reports: ClassVar[bool] = True
+    exit_classes: ClassVar[Mapping[int, ErrorClass]] = MappingProxyType({})
     speaks: ClassVar[bool] = True
     plain: ClassVar[bool] = False
     env_pass: ClassVar[tuple[str, ...]] = ()

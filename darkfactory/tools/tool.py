@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from attrs import frozen
 
+from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import AgentDefinition, PromptVia
 from darkfactory.model.signals import Signal, Stream
 
@@ -41,6 +42,11 @@ class Tool(Protocol):
     @property
     def reports(self) -> bool:
         """It says how it ended: exit 0 without its terminal event is a failure."""
+        ...
+
+    @property
+    def exit_classes(self) -> Mapping[int, ErrorClass]:
+        """What its exit codes say where it said nothing itself; of those that are not in it, nothing is known."""
         ...
 
     @property

@@ -9,9 +9,10 @@ words on stderr.
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from datetime import datetime, tzinfo
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.signals import Finished
@@ -74,6 +75,8 @@ class Evidence:
     """Of stdout and stderr together."""
     reports: bool
     """The tool has a terminal event (`Tool.reports`)."""
+    exit_classes: Mapping[int, ErrorClass] = field(factory=dict)
+    """What its exit codes say (`Tool.exit_classes`)."""
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -134,6 +137,8 @@ def _silent(evidence: Evidence) -> Verdict:
         words = f"{ending}: {tally.last_words}" if tally.last_words else ending
         if waits is not None:
             return _failed(evidence, waits, words, ending)
+        if code is not None and code in evidence.exit_classes:
+            return _failed(evidence, evidence.exit_classes[code], words, ending)
         if code in _NOT_FOUND and not evidence.reports:
             return _failed(evidence, ErrorClass.TOOL_MISSING, words, ending)
         found = class_of(tally.last_words)

@@ -230,7 +230,8 @@ class TestTools:
     def test_an_unknown_one_asks_did_you_mean_and_tells_how_to_declare_it(self, fault):
         path, line, problem, remedy = fault(AGENT.replace('"bash"', '"claud"'))
         assert (path, line) == ("agents[0].cli_tool", 4)
-        assert problem == "the string 'claud' is neither a built-in tool (bash, claude, codex, demo) nor one of [tools]"
+        known = "bash, claude, codex, demo, gemini, qwen"
+        assert problem == f"the string 'claud' is neither a built-in tool ({known}) nor one of [tools]"
         assert remedy == "did you mean 'claude'? or declare it: [tools.claud] argv = [\"claud\"]"
 
     def test_a_near_miss_of_a_declared_one_is_seen_too(self, fault):
@@ -292,7 +293,9 @@ OPTIONS = {
 
 class TestOptions:
     @pytest.mark.parametrize("option", OPTIONS)
-    @pytest.mark.parametrize("tool", [*BUILTIN_TOOLS, "mine", "/opt/bin/claude", "/opt/bin/codex"])
+    @pytest.mark.parametrize(
+        "tool", [*BUILTIN_TOOLS, "mine", "/opt/bin/claude", "/opt/bin/codex", "/opt/bin/gemini", "/opt/bin/qwen"]
+    )
     def test_a_program_is_given_no_option_that_it_has_not(self, request, tool, option):
         text = f"{AGENT.replace('bash', tool)}{OPTIONS[option]}\n[tools.mine]\nargv = ['x']\n"
         if option in TOOL_OPTIONS.get(tool.rpartition("/")[2], ()):

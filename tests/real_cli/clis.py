@@ -1,4 +1,4 @@
-"""Claude Code and Codex from the npm registry, in a cache of their own, in the versions the adapters were made for."""
+"""The real programs from the npm registry, each in a cache of its own, in the versions the adapters were made for."""
 
 from __future__ import annotations
 
@@ -7,53 +7,94 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
-VERSIONS = {"@anthropic-ai/claude-code": "2.1.328", "@openai/codex": "0.169.0"}
+from attrs import frozen
+
 INSTALL_SECS = 600
+CHOICE = "DARKFACTORY_REAL_CLI"
+"""The environment variable that chooses among them: names with commas between, or `all`."""
+
+
+@frozen
+class Package:
+    """What npm knows a program by."""
+
+    name: str
+    version: str
+    script: str | None = None
+    """Of its scripts the one that is needed: it puts the program of this platform in the place of a stub."""
+    always: bool = True
+    """It is tried unless a choice is made. The others take long or much room."""
+
+
+PACKAGES: Mapping[str, Package] = MappingProxyType(
+    {
+        "claude": Package("@anthropic-ai/claude-code", "2.1.328", "install.cjs"),
+        "codex": Package("@openai/codex", "0.169.0"),
+        "gemini": Package("@google/gemini-cli", "0.61.0"),
+        "opencode": Package("opencode-ai", "1.18.33", "postinstall.mjs", always=False),
+        "pi": Package("@mariozechner/pi-coding-agent", "0.73.1"),
+        "qwen": Package("@qwen-code/qwen-code", "0.24.4", always=False),
+    }
+)
 
 
 class NotToBeHad(Exception):
-    """They are not here, and cannot be fetched: why."""
+    """It is not here, and cannot be fetched: why."""
 
 
-def installed() -> Path:
-    """The directory of the two programs, `claude` and `codex`; installs them first if need be (about 760 MB).
+def chosen() -> frozenset[str]:
+    """The programs that are to be tried."""
+    choice = os.environ.get(CHOICE, "")
+    if choice == "all":
+        return frozenset(PACKAGES)
+    names = frozenset(filter(None, choice.split(",")))
+    unknown = sorted(names - set(PACKAGES))
+    if unknown:
+        raise ValueError(f"{CHOICE}={choice}: there is no {', '.join(unknown)}, only all, {', '.join(PACKAGES)}")
+    return names or frozenset(name for name, package in PACKAGES.items() if package.always)
+
+
+def installed(program: str) -> Path:
+    """The path of a program, which is installed first if need be (100 to 400 MB each).
 
     The cache is `$DARKFACTORY_CLI_CACHE`, or `darkfactory/cli` in the user's cache directory.
     """
+    package = PACKAGES[program]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = Path(os.environ.get("DARKFACTORY_CLI_CACHE") or home / "darkfactory" / "cli")
-    place = cache / "-".join(VERSIONS.values())
-    programs = place / "node_modules" / ".bin"
+    place = cache / f"{program}-{package.version}"
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
+    with (cache / f"{program}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not place.exists():
-            _install(place)
-    return programs
+            _install(package, place)
+    return place / "node_modules" / ".bin" / program
 
 
 def node_directory() -> Path:
-    """Where `node` is, which `codex` is started by."""
+    """Where `node` is, which most of them are started by."""
     node = shutil.which("node")
     if node is None:
         raise NotToBeHad("there is no node on this machine")
     return Path(node).resolve().parent
 
 
-def _install(place: Path) -> None:
+def _install(package: Package, place: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise NotToBeHad("there is no npm on this machine")
     with tempfile.TemporaryDirectory(dir=place.parent) as work:
         new = Path(work, "new")
         new.mkdir()
-        packages = [f"{name}@{version}" for name, version in VERSIONS.items()]
         quiet = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
-        _run([npm, "install", "--ignore-scripts", *quiet, f"--cache={work}/npm", f"--prefix={new}", *packages])
-        # The one script that is needed: it puts the program of this platform in the place of a stub.
-        _run(["node", str(new / "node_modules" / "@anthropic-ai" / "claude-code" / "install.cjs")])
+        where = [f"--cache={work}/npm", f"--prefix={new}"]
+        _run([npm, "install", "--ignore-scripts", *quiet, *where, f"{package.name}@{package.version}"])
+        if package.script is not None:
+            _run(["node", str(new / "node_modules" / package.name / package.script)])
         new.rename(place)
 
 

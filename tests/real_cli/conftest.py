@@ -22,7 +22,6 @@ from darkfactory import (
     AgentLayer,
     AgentOrchestrator,
     OrchestratorConfig,
-    Permissions,
     Secret,
     open_factory,
 )
@@ -30,6 +29,7 @@ from darkfactory.devices.machine import Machine
 from darkfactory.runtime.factory import this_machine
 
 from . import clis
+from .accounts import account
 from .model_server import ModelServer, Step, model_server
 
 LIMIT_SECS = 90
@@ -38,11 +38,22 @@ ELSEWHERE = {"GITHUB_TOKEN": "not-for-agents", "AWS_SECRET_ACCESS_KEY": "not-for
 """What is in the factory's environment and is no business of its agents."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = []
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.real)
             item.add_marker(pytest.mark.real_cli)
+            callspec = getattr(item, "callspec", None)
+            if callspec is not None and callspec.params.get("cli") in clis.PACKAGES.keys() - clis.chosen():
+                left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def only(*names: str) -> pytest.MarkDecorator:
+    """A test for these programs; without it one that takes a `cli` is for claude and codex."""
+    return pytest.mark.parametrize("cli", names, indirect=True)
 
 
 @frozen
@@ -63,7 +74,7 @@ class Ended:
     def session(self) -> str:
         """The program's own id of it, taken from its first event."""
         first = self.events[0]
-        return first.get("session_id") or first["thread_id"]
+        return next(first[key] for key in ("session_id", "thread_id", "sessionID", "id") if key in first)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -85,7 +96,6 @@ class Ended:
 class Stage:
     """Where one test plays."""
 
-    programs: Path
     root: Path
 
     @property
@@ -104,15 +114,17 @@ class Stage:
 
     def agent(self, cli: str, server: ModelServer, **options: Any) -> AgentDefinition:
         """An agent of that program, whose provider is the server. codex goes without its sandbox unless it is said."""
-        if cli == "claude":
-            env = {"ANTHROPIC_BASE_URL": server.url, options.pop("key", "ANTHROPIC_API_KEY"): "sk-fake"}
-        else:
-            env = {"CODEX_API_KEY": "sk-fake"}
-            options["args"] = ("-c", f'openai_base_url="{server.url}/v1"', *options.get("args", ()))
-            options.setdefault("permissions", Permissions.FULL_ACCESS)
-        options["env"] = {name: Secret(value) for name, value in (env | options.get("env", {})).items()}
+        for name, value in account(cli, server.url, Path(self.environ["HOME"]), options.pop("key", None)).items():
+            match name:
+                case "env":
+                    options["env"] = value | options.get("env", {})
+                case "args":
+                    options["args"] = (*value, *options.get("args", ()))
+                case _:
+                    options.setdefault(name, value)
+        options["env"] = {name: Secret(value) for name, value in options["env"].items()}
         options.setdefault("task", "Do as you are told.")
-        return AgentDefinition("agent", AgentLayer.GROWTH, str(self.programs / cli), **options)
+        return AgentDefinition("agent", AgentLayer.GROWTH, str(clis.installed(cli)), **options)
 
     @contextmanager
     def machine(self, config: OrchestratorConfig) -> Iterator[Machine]:
@@ -147,32 +159,30 @@ class Stage:
         return [line for line in lines if line["kind"] == kind]
 
 
-@pytest.fixture(scope="session")
-def programs() -> Path:
-    """The directory of `claude` and `codex`."""
-    try:
-        clis.node_directory()
-        return clis.installed()
-    except clis.NotToBeHad as reason:
-        pytest.skip(f"claude and codex are not to be had here: {reason}")
-
-
 @pytest.fixture(params=["claude", "codex"])
 def cli(request: pytest.FixtureRequest) -> str:
-    return request.param
+    """A program that is installed."""
+    try:
+        clis.node_directory()
+        clis.installed(request.param)
+    except clis.NotToBeHad as reason:
+        pytest.skip(f"{request.param} is not to be had here: {reason}")
+    return str(request.param)
 
 
 @pytest.fixture
-def stage(programs: Path, tmp_path: Path) -> Stage:
+def stage(tmp_path: Path) -> Stage:
     for name in ("home", "tmp", "work"):
         (tmp_path / name).mkdir()
-    return Stage(programs, tmp_path)
+    return Stage(tmp_path)
 
 
 @pytest.fixture
-def sandbox(stage: Stage) -> None:
+def sandbox(cli: str, stage: Stage) -> None:
     """What needs codex's sandbox is skipped where that does not work."""
-    command = [stage.programs / "codex", "sandbox", "--", "/bin/true"]
+    if cli != "codex":
+        return
+    command = [clis.installed("codex"), "sandbox", "--", "/bin/true"]
     done = subprocess.run(
         command,
         cwd=stage.work,

@@ -1,7 +1,8 @@
-"""A provider on loopback that says what a test tells it to: Anthropic's Messages and OpenAI's Responses, streamed.
+"""A provider on loopback that says what a test tells it to: Anthropic's Messages, OpenAI's Responses and its Chat
+Completions, streamed.
 
 Each server plays one list of steps, one for each request of a model; the last step is repeated. It is an HTTP server
-of one request per connection, and knows of both interfaces only what the two programs ask of them.
+of one request per connection, and knows of each interface only what the programs ask of it.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class ModelServer:
     port: int = 0
     requests: list[dict[str, Any]] = field(factory=list)
     """The bodies of the requests to a model, in order."""
+    asides: int = 0
+    """Requests that are no part of the task, such as for a title: without tools. They get an answer and use no step."""
     asked: trio.Event = field(factory=trio.Event)
     """A model was asked."""
 
@@ -78,6 +81,8 @@ class ModelServer:
                     await self._play(stream, body, _ANTHROPIC)
                 elif method == "POST" and path.endswith("/responses"):
                     await self._play(stream, body, _OPENAI)
+                elif method == "POST" and path.endswith("/chat/completions"):
+                    await self._play(stream, body, _CHAT)
                 else:  # a sign of life, a list of models; or a web socket, without which codex can do if it hears 426
                     status = 426 if path.endswith("/responses") else 404
                     await _reply(stream, status, {}, {"error": {"type": "not_found_error", "message": path}})
@@ -85,6 +90,10 @@ class ModelServer:
                 pass
 
     async def _play(self, stream: trio.SocketStream, body: dict[str, Any], api: _Api) -> None:
+        if api is _CHAT and not body.get("tools"):
+            self.asides += 1
+            await _stream(stream, api.events(Say("A title"), body, 0))
+            return
         self.requests.append(body)
         self.asked.set()
         step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
@@ -94,9 +103,7 @@ class ModelServer:
             case Refuse(why):
                 await _reply(stream, *api.refusals[why])
             case Say() | Shell():
-                await stream.send_all(_head(200, {"content-type": "text/event-stream"}))
-                for event in api.events(step, body, len(self.requests)):
-                    await stream.send_all(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
+                await _stream(stream, api.events(step, body, len(self.requests)))
 
 
 @asynccontextmanager
@@ -143,7 +150,17 @@ async def _reply(stream: trio.SocketStream, status: int, headers: Mapping[str, s
     await stream.send_all(_head(status, about | dict(headers)) + data)
 
 
-# The two interfaces: the events of one streamed answer, and how each kind of refusal looks.
+async def _stream(stream: trio.SocketStream, events: list[dict[str, Any]]) -> None:
+    """Events of a type each, or those of chat completions, which have none and are followed by a word."""
+    await stream.send_all(_head(200, {"content-type": "text/event-stream"}))
+    for event in events:
+        name = f"event: {event['type']}\n" if "type" in event else ""
+        await stream.send_all(f"{name}data: {json.dumps(event)}\n\n".encode())
+    if "type" not in events[-1]:
+        await stream.send_all(b"data: [DONE]\n\n")
+
+
+# The interfaces: the events of one streamed answer, and how each kind of refusal looks.
 
 
 def _anthropic_events(step: Say | Shell, body: dict[str, Any], number: int) -> list[dict[str, Any]]:
@@ -211,6 +228,34 @@ def _openai_call(step: Shell, body: dict[str, Any], number: int) -> dict[str, An
     }
 
 
+_SHELLS = ("bash", "run_shell_command")
+"""What programs that speak chat completions call their shell."""
+
+
+def _chat_events(step: Say | Shell, body: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    about = {"id": f"chatcmpl_{number}", "object": "chat.completion.chunk", "created": 0, "model": body["model"]}
+
+    def chunk(delta: dict[str, Any], end: str | None = None) -> dict[str, Any]:
+        return {**about, "choices": [{"index": 0, "delta": delta, "finish_reason": end}]}
+
+    chunks = [chunk({"role": "assistant", "content": step.text})]
+    if isinstance(step, Shell):
+        call = {"index": 0, "id": f"call_{number}", "type": "function", "function": _chat_call(step, body)}
+        chunks.append(chunk({"tool_calls": [call]}))
+    usage = {"prompt_tokens": 1000, "completion_tokens": 20, "total_tokens": 1020}
+    end = chunk({}, "tool_calls" if isinstance(step, Shell) else "stop")
+    return [*chunks, end, {**about, "choices": [], "usage": usage}]
+
+
+def _chat_call(step: Shell, body: dict[str, Any]) -> dict[str, str]:
+    """A call of the shell with the arguments that it takes; also where it is not offered."""
+    tools = {tool["function"]["name"]: tool["function"]["parameters"]["properties"] for tool in body["tools"]}
+    name = next((name for name in _SHELLS if name in tools), _SHELLS[0])
+    arguments = {"command": step.command, "description": "as scripted", "is_background": False}
+    taken = {key: value for key, value in arguments.items() if key in tools.get(name, ("command",))}
+    return {"name": name, "arguments": json.dumps({**taken, **step.options})}
+
+
 Refusal = tuple[int, Mapping[str, str], object]
 
 
@@ -265,3 +310,4 @@ class _Api:
 
 _ANTHROPIC = _Api(_anthropic_events, _anthropic_refusals())
 _OPENAI = _Api(_openai_events, _openai_refusals())
+_CHAT = _Api(_chat_events, _openai_refusals())

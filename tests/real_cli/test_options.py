@@ -10,7 +10,7 @@ import pytest
 
 from darkfactory import Permissions
 
-from .conftest import Ended, Stage
+from .conftest import Ended, Stage, only
 from .model_server import Say, Shell, model_server
 
 EDIT = "echo edited > file"
@@ -59,8 +59,9 @@ def done(work: Path) -> set[str]:
     return {path.name for path in work.iterdir() if path.is_file() and path.stat().st_size}
 
 
-async def test_an_agent_that_may_do_nothing_that_it_tries_has_not_succeeded(stage: Stage):
-    ended = await stage.run("claude", Shell(TEST), Say(), permissions=Permissions.READ_ONLY)
+@only("claude")
+async def test_an_agent_that_may_do_nothing_that_it_tries_has_not_succeeded(stage: Stage, cli):
+    ended = await stage.run(cli, Shell(TEST), Say(), permissions=Permissions.READ_ONLY)
     assert ended.outcome == ("failed", "permission_denied"), ended.told()
     assert ended.record["denials"] == 1
 
@@ -71,34 +72,39 @@ async def test_read_only_changes_nothing(stage: Stage, cli, work, commits):
     assert (done(work), commits()) == (set(), 0)
 
 
-async def test_a_claude_that_may_write_edits_and_runs_no_commands(stage: Stage, work, commits):
-    await act(stage, "claude", permissions=Permissions.WORKSPACE_WRITE)
+@only("claude")
+async def test_a_claude_that_may_write_edits_and_runs_no_commands(stage: Stage, cli, work, commits):
+    await act(stage, cli, permissions=Permissions.WORKSPACE_WRITE)
     assert (done(work), commits()) == ({"file"}, 0)
 
 
-async def test_a_claude_that_may_write_may_be_given_commands(stage: Stage, work, commits):
+@only("claude")
+async def test_a_claude_that_may_write_may_be_given_commands(stage: Stage, cli, work, commits):
     args = ("--allowedTools", "Bash(git *)")
-    await act(stage, "claude", permissions=Permissions.WORKSPACE_WRITE, args=args)
+    await act(stage, cli, permissions=Permissions.WORKSPACE_WRITE, args=args)
     assert (done(work), commits()) == ({"file"}, 1)
 
 
+@only("codex")
 @pytest.mark.usefixtures("sandbox")
-async def test_a_codex_that_may_write_runs_commands_that_neither_download_nor_commit(stage: Stage, work, commits):
-    await act(stage, "codex", permissions=None)
+async def test_a_codex_that_may_write_runs_commands_that_neither_download_nor_commit(stage: Stage, cli, work, commits):
+    await act(stage, cli, permissions=None)
     assert (done(work), commits()) == ({"file", "answer"}, 0)
 
 
+@only("codex")
 @pytest.mark.usefixtures("sandbox")
-async def test_a_codex_that_may_write_may_be_given_the_network(stage: Stage, work, commits):
+async def test_a_codex_that_may_write_may_be_given_the_network(stage: Stage, cli, work, commits):
     args = ("-c", "sandbox_workspace_write.network_access=true")
-    await act(stage, "codex", permissions=None, args=args)
+    await act(stage, cli, permissions=None, args=args)
     assert (done(work), commits()) == ({"file", "answer", "page"}, 0)
 
 
+@only("codex")
 @pytest.mark.usefixtures("sandbox")
-async def test_a_codex_that_may_write_may_be_given_its_git_directory(stage: Stage, work, commits):
+async def test_a_codex_that_may_write_may_be_given_its_git_directory(stage: Stage, cli, work, commits):
     args = ("-c", 'sandbox_workspace_write.writable_roots=[".git"]')
-    await act(stage, "codex", permissions=None, args=args)
+    await act(stage, cli, permissions=None, args=args)
     assert (done(work), commits()) == ({"file", "answer"}, 1)
 
 
@@ -107,30 +113,34 @@ async def test_full_access_does_it_all(stage: Stage, cli, work, commits):
     assert (done(work), commits()) == ({"file", "answer", "page"}, 1)
 
 
-async def test_claude_does_it_all_by_default_since_it_has_no_sandbox_to_do_it_in(stage: Stage, work, commits):
-    await act(stage, "claude")
+@only("claude")
+async def test_claude_does_it_all_by_default_since_it_has_no_sandbox_to_do_it_in(stage: Stage, cli, work, commits):
+    await act(stage, cli)
     assert (done(work), commits()) == ({"file", "answer", "page"}, 1)
 
 
+@only("claude")
 @pytest.mark.skipif(os.geteuid() != 0, reason="claude refuses this to root alone")
-async def test_claude_refuses_root_what_the_fleet_file_is_refused_for(stage: Stage):
+async def test_claude_refuses_root_what_the_fleet_file_is_refused_for(stage: Stage, cli):
     skip = ("--dangerously-skip-permissions",)
-    refused = await stage.run("claude", Say(), args=skip, env_pass=("PATH", "HOME", "IS_SANDBOX"))
+    refused = await stage.run(cli, Say(), args=skip, env_pass=("PATH", "HOME", "IS_SANDBOX"))
     assert (refused.outcome, refused.record["exit_code"]) == (("failed", "config"), 1)
     assert "root" in refused.record["detail"]
-    allowed = await stage.run("claude", Say(), args=skip, env={"IS_SANDBOX": "1"})
+    allowed = await stage.run(cli, Say(), args=skip, env={"IS_SANDBOX": "1"})
     assert allowed.record["reason"] == "succeeded", allowed.told()
 
 
-async def test_claude_stops_at_its_limit_of_turns(stage: Stage):
-    ended = await stage.run("claude", Shell("true"), max_turns=2)
+@only("claude")
+async def test_claude_stops_at_its_limit_of_turns(stage: Stage, cli):
+    ended = await stage.run(cli, Shell("true"), max_turns=2)
     assert ended.outcome == ("max_turns", "max_turns"), ended.told()
     assert len(ended.server.requests) == 2
 
 
-async def test_claude_stops_at_its_limit_of_money(stage: Stage):
+@only("claude")
+async def test_claude_stops_at_its_limit_of_money(stage: Stage, cli):
     """Each answer costs about half a cent."""
-    ended = await stage.run("claude", Shell("true"), max_cost_usd=0.008)
+    ended = await stage.run(cli, Shell("true"), max_cost_usd=0.008)
     assert ended.outcome == ("budget", "budget"), ended.told()
     assert len(ended.server.requests) == 2
 

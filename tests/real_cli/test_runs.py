@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from .conftest import Stage
+from .conftest import Stage, only
 from .model_server import RESETS_AT, Hang, Refuse, Say, Shell, model_server
 
 ASLEEP = "python3 -c 'import time; time.sleep(600)'"
@@ -72,9 +72,10 @@ async def test_a_usage_limit_is_no_failure_of_the_agent(stage: Stage, cli):
     assert len(ended.server.requests) == 1
 
 
-async def test_the_end_of_a_usage_limit_is_known_where_claude_is_logged_in(stage: Stage):
+@only("claude")
+async def test_the_end_of_a_usage_limit_is_known_where_claude_is_logged_in(stage: Stage, cli):
     """With a key it is not told of it; and codex tells it in words, of which only a person makes something."""
-    ended = await stage.run("claude", Refuse("usage_limit"), key="CLAUDE_CODE_OAUTH_TOKEN")
+    ended = await stage.run(cli, Refuse("usage_limit"), key="CLAUDE_CODE_OAUTH_TOKEN")
     assert ended.outcome == ("throttled", "quota"), ended.told()
     assert abs(datetime.fromisoformat(ended.record["resets_at"]) - RESETS_AT) < timedelta(seconds=1)
 
@@ -116,13 +117,14 @@ async def test_nothing_is_left_of_an_agent_that_is_stopped_while_a_tool_of_it_ru
     assert stage.ended(directory, server).record["reason"] == "cancelled"
 
 
+@only("codex")
 @pytest.mark.usefixtures("sandbox")
-async def test_nothing_is_left_of_a_codex_that_is_stopped_while_a_command_runs_in_its_sandbox(stage: Stage):
+async def test_nothing_is_left_of_a_codex_that_is_stopped_while_a_command_runs_in_its_sandbox(stage: Stage, cli):
     """Its pids are those of another namespace, so the command carries a word by which it is known outside."""
     word = f"known-by-{uuid.uuid4().hex}"
     async with (
         model_server(Shell(f"({ASLEEP} {word} & setsid {ASLEEP} {word} & touch began); {ASLEEP} {word}")) as server,
-        stage.factory(stage.agent("codex", server, grace_secs=1, permissions=None)) as (factory, _),
+        stage.factory(stage.agent(cli, server, grace_secs=1, permissions=None)) as (factory, _),
     ):
         while not (stage.work / "began").exists() or len(running(word)) < 3:  # noqa: ASYNC110 - these have no event
             await trio.sleep(0.05)
@@ -131,10 +133,11 @@ async def test_nothing_is_left_of_a_codex_that_is_stopped_while_a_command_runs_i
         assert running(word) == []
 
 
-async def test_claude_prints_two_results_where_a_command_outlives_its_turn_and_the_last_one_counts(stage: Stage):
+@only("claude")
+async def test_claude_prints_two_results_where_a_command_outlives_its_turn_and_the_last_one_counts(stage: Stage, cli):
     wait = "python3 -c 'import time; time.sleep(3)'"
     steps = (Shell(wait, options={"run_in_background": True}), Say("It runs."), Say("It has ended."))
-    ended = await stage.run("claude", *steps, linger_secs=1)
+    ended = await stage.run(cli, *steps, linger_secs=1)
     results = [event["result"] for event in ended.events if event["type"] == "result"]
     assert results == ["It runs.", "It has ended."], ended.told()
     assert ended.outcome == SUCCESS

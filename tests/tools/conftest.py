@@ -41,6 +41,7 @@ class Recording:
 
     def judge(self, tally: Tally) -> Verdict:
         """The verdict on it."""
+        tool = BUILTIN[self.tool](self.tool)
         return judge(
             Evidence(
                 tally=tally,
@@ -49,7 +50,8 @@ class Recording:
                 zone=UTC,
                 exit_code=self.exit_code,
                 output_bytes=len(self.stdout) + len(self.stderr),
-                reports=BUILTIN[self.tool](self.tool).reports,
+                reports=tool.reports,
+                exit_classes=tool.exit_classes,
             )
         )
 

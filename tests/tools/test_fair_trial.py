@@ -25,10 +25,21 @@ HEALTHY = {
         *("text", "tool", "tool_gpt55", "binout", "slow", "mcp", "mcp_hang", "native", "root", "bgproc"),
         *("resume_last", "ratelimit_ok"),
     ),
+    # toolerr too: of a command that fails it says the same as of one that does not
+    "gemini": (
+        *("text", "tool", "toolerr", "binout", "slow", "mcp", "mcp_hang", "stdin_open", "resume", "root"),
+        *("model_auto", "perm_default", "ratelimit_ok"),
+    ),
+    "qwen": (
+        *("text", "tool", "v015_tool", "partial", "binout", "slow", "mcp", "mcp_hang", "stdin_open", "resume", "root"),
+        *("continue", "bgproc", "perm_default", "ratelimit_ok"),
+    ),
 }
 PROVIDERS_FAULT = {
     "claude": ("ratelimit", "retries2_ratelimit", "usage", "err500", "noserver", "streamerr"),
     "codex": ("ratelimit", "usage", "err500", "streamerr"),
+    "gemini": ("ratelimit", "ratelimit60", "usage", "err500", "retries1", "streamerr", "noserver", "hangstream_long"),
+    "qwen": ("ratelimit", "usage", "usage_long", "err500", "streamerr", "noserver", "hangstream_long"),
 }
 
 
@@ -60,7 +71,7 @@ def test_what_its_provider_did_is_not_held_against_an_agent(recording: Recorded,
     assert set(night(recording(tool, case))) == {CorrectionLevel.NORMAL}
 
 
-@pytest.mark.parametrize("tool", ["claude", "codex"])
+@pytest.mark.parametrize("tool", ["claude", "codex", "qwen"])
 def test_toolerr_is_moderate_at_least(recording: Recorded, tool: str):
     levels = night(recording(tool, "toolerr"))
     assert min(levels) >= CorrectionLevel.MODERATE

@@ -141,6 +141,126 @@ CODEX = {
     "sig_term_hang": (failed(E.KILLED), 0, 0, None, None),
     "parent_killed_tool": (failed(E.KILLED), 1, 0, 2400, 58),
 }
+
+# A command that failed counts as done: it says "success" of that too. API calls are made out from what it printed.
+GEMINI = {
+    "text": (OK, 1, 0, 0, 1200, 18),
+    "tool": (OK, 2, 1, 0, 2400, 58),
+    "root": (OK, 2, 1, 0, 2400, 58),
+    "binout": (OK, 3, 2, 0, 3600, 88),
+    "slow": (OK, 1, 0, 0, 1200, 40),
+    "mcp": (OK, 1, 0, 0, 1200, 18),
+    "mcp_hang": (OK, 1, 0, 0, 1200, 18),
+    "stdin_open": (OK, 1, 0, 0, 1200, 18),
+    "resume": (OK, 1, 0, 0, 1200, 18),
+    "ratelimit_ok": (OK, 1, 0, 0, 1200, 18),
+    "toolerr": (OK, 6, 5, 0, 7200, 174),
+    "unknowntool": (OK, 2, 1, 1, 2400, 48),
+    # a third call, which chose the model, is in the tokens alone
+    "model_auto": (OK, 2, 1, 0, 3600, 66),
+    # it was offered no tool that changes anything, and said so
+    "perm_default": (OK, 1, 0, 0, 1200, 26),
+    # there is no mark of it that its answer was cut
+    "maxtokens": (OK, 1, 0, 0, 1200, 10),
+    # it asked four times
+    "empty": (failed(E.EMPTY_OUTPUT), 0, 0, 0, 4800, 4),
+    "streamerr": (throttled(E.NETWORK), 1, 0, 0, 4800, 48),
+    "hangstream_long": (throttled(E.NETWORK), 1, 0, 0, 0, 0),
+    "hang_long": (throttled(E.NETWORK), 0, 0, 0, 0, 0),
+    "noserver": (throttled(E.NETWORK), 0, 0, 0, 0, 0),
+    "ratelimit": (throttled(E.THROTTLED), 0, 0, 0, 0, 0),
+    "usage": (throttled(E.QUOTA), 0, 0, 0, 0, 0),
+    "err500": (throttled(E.PROVIDER_DOWN), 0, 0, 0, 0, 0),
+    "retries1": (throttled(E.PROVIDER_DOWN), 0, 0, 0, 0, 0),
+    "auth": (failed(E.AUTH), 0, 0, 0, 0, 0),
+    "badrequest": (failed(E.INVALID_REQUEST), 0, 0, 0, 0, 0),
+    "toolong": (failed(E.CONTEXT_OVERFLOW), 0, 0, 0, 0, 0),
+    # these end before it prints an event
+    "nokey": (failed(E.AUTH), None, 0, 0, None, None),
+    "badflag": (failed(E.CONFIG), None, 0, 0, None, None),
+    "dashprompt": (failed(E.CONFIG), None, 0, 0, None, None),
+    "notrust": (failed(E.CONFIG), None, 0, 0, None, None),
+    "notrust_default": (failed(E.CONFIG), None, 0, 0, None, None),
+    "resume_unknown": (failed(E.CONFIG), None, 0, 0, None, None),
+    "fmt_text": (failed(E.TRUNCATED), None, 0, 0, None, None),
+    # the pipe took no more of a line of 1.3 MB, and it exited 0
+    "bigout": (failed(E.TRUNCATED), 1, 1, 0, None, None),
+    "stdout_closed_slow": (failed(E.TRUNCATED), 1, 0, 0, None, None),
+    # ended by the recorder while it tried again
+    "ratelimit60": (throttled(E.THROTTLED), 0, 0, 0, None, None),
+    # ended by the recorder while it waited for a process that a command had left behind
+    "bgproc": (failed(E.UNKNOWN), 1, 1, 0, None, None),
+    # its first process ignored the signal, until the recorder ended it
+    "sig_hup_tool": (failed(E.UNKNOWN), 1, 1, 0, None, None),
+    "sig_int_tool": (failed(E.UNKNOWN), 1, 1, 0, None, None),
+    "sig_term_tool": (failed(E.UNKNOWN), 1, 1, 0, None, None),
+    "sig_int_hang": (failed(E.UNKNOWN), 0, 0, 0, None, None),
+    "sig_term_hang": (failed(E.UNKNOWN), 0, 0, 0, None, None),
+    # of a signal to all of its group it exited 0
+    "sig_termgroup_tool": (failed(E.TRUNCATED), 1, 1, 0, None, None),
+    "sig_kill_tool": (failed(E.KILLED), 1, 1, 0, None, None),
+    "sig_killgroup_tool": (failed(E.KILLED), 1, 1, 0, None, None),
+    "parent_killed_tool": (failed(E.KILLED), 1, 1, 0, None, None),
+}
+
+# It has a call of its own after each answer, which is in the tokens. API calls are made out from what it printed.
+QWEN = {
+    "text": (OK, 1, 0, 0, 2400, 36),
+    "tool": (OK, 2, 1, 0, 2400, 58),
+    "v015_tool": (OK, 2, 1, 0, 2400, 58),
+    "root": (OK, 2, 1, 0, 2400, 58),
+    "partial": (OK, 2, 1, 0, 2400, 58),
+    "bgproc": (OK, 2, 1, 0, 2400, 58),
+    "binout": (OK, 3, 2, 0, 3600, 88),
+    "slow": (OK, 1, 0, 0, 2400, 80),
+    "mcp": (OK, 1, 0, 0, 2400, 36),
+    "mcp_hang": (OK, 1, 0, 0, 2400, 36),
+    "stdin_open": (OK, 1, 0, 0, 2400, 36),
+    "ratelimit_ok": (OK, 1, 0, 0, 2400, 36),
+    "toolerr": (OK, 6, 5, 5, 7200, 174),
+    "unknowntool": (OK, 2, 1, 1, 2400, 48),
+    # of the session: it is not told what the runs before used
+    "resume": (OK, 1, 0, 0, 4800, 72),
+    "continue": (OK, 1, 0, 0, 7200, 108),
+    # it was offered no tool that changes anything, and said so
+    "perm_default": (OK, 1, 0, 0, 3600, 88),
+    # it asked ten times, and put four cut answers together; there is no mark of that
+    "maxtokens": (OK, 1, 0, 0, 12000, 100),
+    "empty": (failed(E.EMPTY_OUTPUT), 0, 0, 0, 6000, 5),
+    "streamerr": (throttled(E.PROVIDER_DOWN), 0, 0, 0, 0, 0),
+    "err500": (throttled(E.PROVIDER_DOWN), 0, 0, 0, 0, 0),
+    "hangstream_long": (throttled(E.NETWORK), 0, 0, 0, 0, 0),
+    "noserver": (throttled(E.NETWORK), 0, 0, 0, 0, 0),
+    "auth": (failed(E.AUTH), 0, 0, 0, 0, 0),
+    "nokey": (failed(E.AUTH), None, 0, 0, 0, 0),
+    "badrequest": (failed(E.INVALID_REQUEST), 0, 0, 0, 0, 0),
+    "toolong": (failed(E.CONTEXT_OVERFLOW), 0, 0, 0, 0, 0),
+    "badflag": (failed(E.CONFIG), None, 0, 0, None, None),
+    "dashprompt": (failed(E.CONFIG), None, 0, 0, None, None),
+    "resume_unknown": (failed(E.CONFIG), None, 0, 0, None, None),
+    "maxwall": ((Reason.BUDGET, E.BUDGET), 0, 0, 0, None, None),
+    # the command that it cancels then is an error
+    "maxwall_tool": ((Reason.BUDGET, E.BUDGET), 1, 1, 1, 1200, 40),
+    "fmt_text": (failed(E.TRUNCATED), None, 0, 0, None, None),
+    "stdout_closed_slow": (failed(E.TRUNCATED), 0, 0, 0, None, None),
+    # ended by the recorder while it tried again
+    "ratelimit": (throttled(E.THROTTLED), 0, 0, 0, None, None),
+    "usage": (throttled(E.QUOTA), 0, 0, 0, None, None),
+    "usage_long": (throttled(E.QUOTA), 0, 0, 0, None, None),
+    # ended by the recorder while it was silent, though it tried again also then
+    "ratelimit60": (failed(E.UNKNOWN), 0, 0, 0, None, None),
+    "hang_long": (failed(E.UNKNOWN), 0, 0, 0, None, None),
+    "sig_hup_tool": (failed(E.KILLED), 1, 1, 0, 1200, 40),
+    "sig_int_tool": (failed(E.KILLED), 1, 1, 0, 1200, 40),
+    "sig_term_tool": (failed(E.KILLED), 1, 1, 0, 1200, 40),
+    # the signal reached both of its processes, so it could cancel the command and say so
+    "sig_termgroup_tool": (failed(E.KILLED), 1, 1, 1, 1200, 40),
+    "sig_kill_tool": (failed(E.KILLED), 1, 1, 0, 1200, 40),
+    "sig_killgroup_tool": (failed(E.KILLED), 1, 1, 0, 1200, 40),
+    "parent_killed_tool": (failed(E.KILLED), 1, 1, 0, 1200, 40),
+    "sig_int_hang": (failed(E.KILLED), 0, 0, 0, None, None),
+    "sig_term_hang": (failed(E.KILLED), 0, 0, 0, None, None),
+}
 CASES = {("claude", case): expected for case, expected in CLAUDE.items()} | {
     ("codex", case): (end, ANY, *counted) for case, (end, *counted) in CODEX.items()
 }
@@ -158,6 +278,8 @@ ESTIMATED = {
     # a call that had not ended
     "sig_term_tool": (1, 0),
 }
+CASES |= {("gemini", case): expected for case, expected in GEMINI.items()}
+CASES |= {("qwen", case): expected for case, expected in QWEN.items()}
 
 
 @pytest.mark.parametrize(("tool", "case"), CASES)
@@ -193,7 +315,13 @@ def test_every_recording_has_its_expectation(recordings):
 
 def test_nothing_that_was_recorded_is_unknown(recordings):
     unknown = {key: run.read().unknown for key, run in recordings.items()}
-    assert {key for key, number in unknown.items() if number} == {("claude", "fmt_text"), ("codex", "fmt_text")}
+    assert {key for key, number in unknown.items() if number} == {
+        ("claude", "fmt_text"),
+        ("codex", "fmt_text"),
+        ("gemini", "fmt_text"),
+        ("gemini", "bigout"),
+        ("qwen", "fmt_text"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -223,6 +351,12 @@ def test_a_run_is_charged_with_its_own_cost(case, cost, recording):
         ("claude", "auth", []),  # what claude puts in the place of an answer is not the assistant's
         ("claude", "empty", []),  # nor is what it asks the model for in the user's name
         ("codex", "tool", ["I will run a command.", HELLO]),
+        ("gemini", "tool", ["I will run a command.", HELLO]),
+        ("gemini", "auth", []),
+        ("qwen", "tool", ["I will run a command.", HELLO]),
+        ("qwen", "partial", ["I will run a command.", HELLO]),
+        ("qwen", "auth", []),  # what it puts in the place of an answer is not the assistant's
+        ("qwen", "streamerr", ["The beginning of an answer that " * 4]),
     ],
 )
 def test_the_assistant_is_quoted_once_and_nobody_else(tool, case, said, recording, monkeypatch):
@@ -260,6 +394,7 @@ def test_what_an_agent_did_is_counted_for_the_nightwatch(recording):
     assert recording("claude", "perm_default").read().counts() == Counts(
         tool_calls=1, tool_failures=1, api_calls=2, finishes=1
     )
+    assert recording("qwen", "toolerr").read().counts() == Counts(tool_calls=5, tool_failures=5, finishes=1)
     assert recording("codex", "badmodel_flag").read().counts() == Counts(warnings=1, finishes=1)
     assert recording("codex", "unknowntool").read().counts() == Counts(warnings=1, finishes=1)
 
@@ -278,6 +413,15 @@ def test_what_an_agent_did_is_counted_for_the_nightwatch(recording):
         ("codex", "ratelimit", 0),
         ("codex", "nokey", 0),
         ("codex", "badrequest", 1),
+        ("gemini", "ratelimit", 0),
+        ("gemini", "usage", 0),
+        ("gemini", "streamerr", 0),
+        ("gemini", "auth", 0),
+        ("gemini", "toolong", 1),
+        ("qwen", "streamerr", 0),
+        ("qwen", "err500", 0),
+        ("qwen", "auth", 0),
+        ("qwen", "empty", 1),
     ],
 )
 def test_only_the_agents_own_faults_are_bad_finishes(tool, case, bad, recording):

@@ -1,5 +1,6 @@
 import signal
 from datetime import UTC, datetime
+from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -44,6 +45,7 @@ def seen(
     signals=(),
     said="hm",
     words="",
+    exit_classes=MappingProxyType({}),
 ) -> Evidence:
     tally = Tally()
     for number, signal_ in enumerate((Said(said), *signals, *([finished] if finished is not None else [])), 1):
@@ -61,6 +63,7 @@ def seen(
         lingered=lingered,
         output_bytes=output_bytes,
         reports=reports,
+        exit_classes=exit_classes,
     )
 
 
@@ -271,6 +274,18 @@ MATRIX = {
     "tool that reports, exited 2 with words": (
         seen(exit_code=2, words="error: unknown option '--x'"),
         bad(E.CONFIG, "exit code 2: error: unknown option '--x'", "stderr:7"),
+    ),
+    "an exit code that its tool gives a meaning": (
+        seen(exit_code=53, exit_classes={53: E.MAX_TURNS}, words="error: unknown option"),
+        bad(E.MAX_TURNS, "exit code 53: error: unknown option", "exit code 53"),
+    ),
+    "such an exit code after it told of an error": (
+        seen(signals=[Error("no key", E.AUTH)], exit_code=53, exit_classes={53: E.MAX_TURNS}),
+        bad(E.AUTH, "no key", "stdout:2"),
+    ),
+    "such an exit code while its provider made it wait": (
+        seen(signals=[Throttled()], exit_code=53, exit_classes={53: E.MAX_TURNS}),
+        bad(E.THROTTLED, "exit code 53", "exit code 53"),
     ),
     "words alone do not blame a provider": (
         seen(exit_code=2, words="error: 429 is what the report is about"),
