@@ -1,7 +1,7 @@
 """The command: `darkfactory [run] FLEET`, `darkfactory check FLEET`, `darkfactory verdict ...`.
 
 Exit codes: 0 stopped in order, 1 our failure or something that could not be ended, 2 usage or configuration, 3 already
-running, 4 a tool is missing (`check --tools`), 128 + N after being asked twice by signal N.
+running, 4 a tool is missing or logged out (`check --tools`), 128 + N after being asked twice by signal N.
 """
 
 from __future__ import annotations
@@ -74,11 +74,12 @@ def run(fleet: Path, state_dir: Path | None, resume: tuple[str, ...], repair: bo
 
 @main.command()
 @FLEET
-@click.option("--tools", is_flag=True, help="Exit 4 if a tool is missing.")
+@click.option("--tools", is_flag=True, help="Look for logins too; exit 4 if a tool is missing or logged out.")
 def check(fleet: Path, tools: bool) -> None:
     """Show the agents of the fleet, or what is wrong with its file.
 
     What this machine lacks (a directory, a tool) is a warning, since a file may be checked elsewhere than it runs.
+    With --tools it is not: then each agent's HOME and login are looked for, with the environment that it would have.
     """
     config = load(fleet, paths_exist=False)
     from darkfactory.cli import checking

@@ -59,6 +59,8 @@ class ApiCall:
     """The provider answered a request. A count of 0 says that the tool tells of them, and as yet there was none."""
 
     count: int = 1
+    exact: bool = True
+    """False where the tool does not tell of each, and the count is an estimate."""
 
 
 class Basis(Enum):
@@ -185,6 +187,7 @@ class Counts:
     tool_failures: int = 0
     """Those of them that failed."""
     api_calls: int = 0
+    """That were told of; estimates are left out."""
     warnings: int = 0
     finishes: int = 0
     """Terminal events; a run can have several."""
@@ -214,6 +217,8 @@ class Totals:
 
     session: str | None = None
     api_calls: int | None = None
+    api_calls_estimated: bool = False
+    """Its tool does not tell of each: `api_calls` was made out from other things that it said."""
     tool_calls: int = 0
     """That began or ended."""
     tool_failures: int = 0

@@ -30,7 +30,7 @@ from darkfactory.model.signals import (
 )
 from darkfactory.tools.errors import class_of
 from darkfactory.tools.resets import reset_time
-from darkfactory.tools.text import count, in_full, items, json_object, number, one_line, string, table
+from darkfactory.tools.text import count, in_full, items, json_object, name_of, number, one_line, string, table
 from darkfactory.tools.tool import Prompt, option
 
 PERMISSIONS: Mapping[Permissions, tuple[str, ...]] = MappingProxyType(
@@ -176,9 +176,10 @@ class ClaudeMemory:
 
 def _new(seen: dict[str, None], key: object) -> bool:
     """Whether this is the first time; then it is remembered."""
-    if not isinstance(key, str) or not key or key in seen:
+    name = name_of(key)
+    if not name or name in seen:
         return False
-    seen[key] = None
+    seen[name] = None
     if len(seen) > _REMEMBERED:
         del seen[next(iter(seen))]
     return True
@@ -247,12 +248,12 @@ def _system(event: Mapping[str, object], memory: ClaudeMemory) -> tuple[Signal, 
             new = _new(memory.denied, event.get("tool_use_id"))
             return (Denied(one_line(event.get("tool_name"))),) if new else ()
         case "background_tasks_changed":  # all that are open
-            tasks = {string(table(task).get("task_id")) for task in items(event.get("tasks"))}
+            tasks = {name_of(table(task).get("task_id")) for task in items(event.get("tasks"))}
             return (*_background(memory, memory.background - tasks, False), *_background(memory, tasks, True))
         case "task_started" if event.get("is_backgrounded") is True:
-            return _background(memory, {string(event.get("task_id"))}, True)
+            return _background(memory, {name_of(event.get("task_id"))}, True)
         case "task_notification":
-            return _background(memory, {string(event.get("task_id"))}, False)
+            return _background(memory, {name_of(event.get("task_id"))}, False)
         case "model_fallback":
             return (Warning(one_line(event.get("message")) or "another model was taken"),)
         case "model_refusal_no_fallback":

@@ -12,6 +12,7 @@ from attrs import define, frozen
 from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import AgentDefinition, Permissions, PromptVia
 from darkfactory.model.signals import (
+    ApiCall,
     Basis,
     Denied,
     Error,
@@ -78,7 +79,7 @@ class Codex:
         """What one event says.
 
         `thread.started` is a start, `turn.completed` or `turn.failed` an end; `error` may be a retry. It does not tell
-        of API calls, and a tool call that it would not even try is told on stderr alone.
+        of API calls, so they are estimated, and a tool call that it would not even try is told on stderr alone.
         """
         if stream is Stream.STDERR:
             refused = line.partition(b"ERROR codex_core::tools::router: ")[2] if b"tools::router" in line else b""
@@ -93,12 +94,12 @@ class Codex:
             case "turn.started" | "item.updated":
                 return ()
             case "thread.started":
-                return (Started(one_line(event.get("thread_id")) or None),)
+                return (Started(one_line(event.get("thread_id")) or None), ApiCall(0, exact=False))
             case "turn.completed":
                 usage = table(event.get("usage"))
                 tokens = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
                 used = Usage(*tokens, basis=Basis.SESSION)
-                return (used, Finished(True, one_line(memory.answer), answer=memory.answer))
+                return (_CALL, used, Finished(True, one_line(memory.answer), answer=memory.answer))
             case "turn.failed":
                 text = _message(table(event.get("error")))
                 return (Finished(False, in_full(text), class_of(text)),)
@@ -109,6 +110,8 @@ class Codex:
 
 _TOOLS = frozenset({"command_execution", "file_change", "mcp_tool_call", "web_search", "collab_tool_call"})
 _SILENT = frozenset({"reasoning", "todo_list"})
+_CALL = ApiCall(exact=False)
+"""A tool call that ended was one answer of the provider, and so is the end. One that left no event is missed."""
 _RETRY = re.compile(r"Reconnecting\.\.\.(?: (\d+)/\d+)?\s*(.*)", re.DOTALL)
 
 
@@ -131,7 +134,7 @@ def _item(item: Mapping[str, object], memory: CodexMemory) -> tuple[Signal, ...]
             # Of one that was cut before its status it is not told, so it counts as ok.
             done = item.get("status", "completed") == "completed" and item.get("exit_code") in (0, None)
             call = _call(item, done)
-            return (call, Denied(call.name)) if item.get("status") == "declined" else (call,)
+            return (_CALL, call, Denied(call.name)) if item.get("status") == "declined" else (_CALL, call)
         case str(kind) if kind in _SILENT:
             return ()
     return (Unknown(),)

@@ -52,7 +52,10 @@ _WORDS = (
     (ErrorClass.THROTTLED, r"\b429\b|rate.?limit|too many requests|resource.(has been )?exhausted"),
     (ErrorClass.TRUNCATED, r"max.output.tokens|output token maximum"),
     (ErrorClass.AUTH, r"api.key|not logged in|missing environment variable|authenticat|unauthorized|oauth token"),
-    (ErrorClass.MODEL_NOT_FOUND, r"selected model(?! is at capacity)|model\b.*(not found|not exist|not supported)"),
+    (
+        ErrorClass.MODEL_NOT_FOUND,
+        r"selected model(?! is at capacity)|model\b.{0,200}(not found|not exist|not supported)",
+    ),
     (ErrorClass.BUDGET, r"budget (reached|exhausted|exceeded)"),
     (
         ErrorClass.NETWORK,
@@ -80,10 +83,13 @@ _COMPILED_LIMITS, _COMPILED_WORDS = (
 )
 
 
-@lru_cache(maxsize=64)  # a tool that tries again says the same each time
 def class_of(text: str, status: int | None = None) -> ErrorClass | None:
     """The class of an error from its message and its HTTP status, where there is one; None when neither tells."""
-    text = text[:MAX_MESSAGE].lower()
+    return _class_of(text[:MAX_MESSAGE].lower(), status)  # only so much is kept in the cache
+
+
+@lru_cache(maxsize=64)  # a tool that tries again says the same each time
+def _class_of(text: str, status: int | None) -> ErrorClass | None:
     for error, pattern in _COMPILED_LIMITS:
         if pattern.search(text):
             return error

@@ -10,8 +10,9 @@ from attrs import asdict, define, field, frozen
 
 from darkfactory.model import signals as seen
 from darkfactory.model.ends import CLASSES, Blame, ErrorClass
+from darkfactory.model.providers import Spending
 from darkfactory.model.signals import Basis, Counts, Error, Finished, Signal, Stream, Totals, Usage, Waiting
-from darkfactory.tools.text import one_line
+from darkfactory.tools.text import name_of, one_line
 
 ANSWER_CHARS = 4000
 """Of the last thing that the assistant said, this much is kept."""
@@ -43,6 +44,7 @@ class Tally:
     session_usage: Usage | None = None
     """What the whole session has used up; None when the tool tells of its runs alone."""
     api_calls: int | None = None
+    api_calls_estimated: bool = False
     tool_calls: int = 0
     """That began or ended."""
     tool_failures: int = 0
@@ -87,6 +89,7 @@ class Tally:
         return Totals(
             self.session,
             self.api_calls,
+            self.api_calls_estimated,
             self.tool_calls,
             self.tool_failures,
             self.denials,
@@ -95,6 +98,15 @@ class Tally:
             None if self.cost_usd is None else round(self.cost_usd, 9),
             self.retries,
             self.unknown,
+        )
+
+    @property
+    def spent(self) -> Spending:
+        """The sums that limits are set on, as far as its tool tells."""
+        return Spending(
+            max(self.api_calls or 0, 0),
+            max((self.input_tokens or 0) + (self.output_tokens or 0), 0),
+            max(round(self.cost_usd or 0.0, 9), 0.0),
         )
 
     @property
@@ -137,9 +149,10 @@ class Tally:
             case seen.Said(text):
                 self.said = text[:ANSWER_CHARS]
                 self._get_on()
-            case seen.ApiCall(count):
+            case seen.ApiCall(count, exact):
                 self.api_calls = (self.api_calls or 0) + count
-                self._counts["api_calls"] += count
+                self.api_calls_estimated |= not exact
+                self._counts["api_calls"] += count if exact else 0
                 if count:
                     self._get_on()
             case seen.Usage():
@@ -163,9 +176,9 @@ class Tally:
                 self._counts["warnings"] += 1
             case seen.BackgroundTask(is_open, task):
                 if not is_open:
-                    self.background.discard(task)
+                    self.background.discard(name_of(task))
                 elif len(self.background) < _OPEN_TASKS:
-                    self.background.add(task)
+                    self.background.add(name_of(task))
             case seen.Denied():
                 self.denials += 1
             case seen.Unknown():
@@ -203,18 +216,19 @@ class Tally:
 
     def _tool_call(self, call: seen.ToolCall) -> None:
         self._get_on()
+        key = name_of(call.id)
         if call.ok is None:
-            if call.id in self._open:
+            if key in self._open:
                 return
-            if call.id:
-                self._open[call.id] = call.name
+            if key:
+                self._open[key] = name_of(call.name)
                 if len(self._open) > _OPEN_CALLS:
                     del self._open[next(iter(self._open))]
             self.tool_calls += 1
             return
-        name = call.name
-        if call.id in self._open:
-            name = self._open.pop(call.id) or name
+        name = name_of(call.name)
+        if key in self._open:
+            name = self._open.pop(key) or name
         else:
             self.tool_calls += 1
         self.tool_failures += not call.ok

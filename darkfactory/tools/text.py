@@ -16,6 +16,9 @@ MAX_DETAIL = 200
 MAX_MESSAGE = 2000
 """Characters of what a tool says of a failure: its kind and the time that it names are looked for in so much."""
 
+MAX_NAME = 200
+"""Characters of an id or a name; those of real tools have 40."""
+
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|["{}\[\],]', re.DOTALL)
 _CLOSER = {"{": "}", "[": "]"}
 _ESCAPE_CHARS = 6
@@ -85,6 +88,11 @@ def one_line(value: object, most: int = MAX_DETAIL) -> str:
     if not words.isprintable():
         clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in words)
     return clean if len(clean) <= most else clean[: most - 1] + "…"
+
+
+def name_of(value: object) -> str:
+    """An id or a name, to be remembered among others: the beginning of one that is too long."""
+    return string(value)[:MAX_NAME]
 
 
 def table(value: object) -> dict[str, object]:

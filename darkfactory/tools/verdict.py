@@ -25,6 +25,7 @@ _OF_STOP = {
     Reason.STALLED: ErrorClass.STALLED,
     Reason.MEMORY: ErrorClass.MEMORY,
     Reason.OUTPUT_LIMIT: ErrorClass.TRUNCATED,
+    Reason.THROTTLED: ErrorClass.THROTTLED,
 }
 """Stopped for anything else, it was killed."""
 
@@ -113,7 +114,7 @@ def _said(evidence: Evidence, said: Finished) -> Verdict:
 def _stopped(evidence: Evidence, reason: Reason) -> Verdict:
     """It did not say how it ended, and we stopped it."""
     waits = _waits_for_provider(evidence.tally)
-    if waits is not None and reason in {Reason.TIMED_OUT, Reason.STALLED}:
+    if waits is not None and reason in {Reason.TIMED_OUT, Reason.STALLED, Reason.THROTTLED}:
         detail = f"waited for its provider ({waits.value}) until it was stopped: {evidence.stop_detail or reason.value}"
         return _failed(evidence, waits, detail, "the stop")
     error = _OF_STOP.get(reason, ErrorClass.KILLED)

@@ -111,7 +111,8 @@ def test_the_map_of_the_tools_page_reads_what_the_tool_printed(page: Callable[[s
         reader.feed(Stream.STDOUT, (root / f"tests/data/agent_cli/gemini/{case}.stdout.jsonl").read_bytes())
         tallies.append(reader.tally)
     good, bad = tallies
-    assert good.totals == Totals("b6434580-1408-44e0-8015-07ca87635b49", None, 1, 0, 0, 2400, 58, unknown_events=1)
+    session = "b6434580-1408-44e0-8015-07ca87635b49"
+    assert good.totals == Totals(session, tool_calls=1, input_tokens=2400, output_tokens=58, unknown_events=1)
     assert good.finished is not None
     assert good.finished.ok
     assert good.answer == "Hello from the fake model. The task is done."

@@ -120,6 +120,8 @@ async def test_the_summary_and_the_record_tell_what_was_seen(
     machine = await run(agent, Script(output=((0.0, output),), last_words=b""))
     seen = {
         "session": "01a20689-5c7f-72f3-906a-1218704882e5",
+        "api_calls": 6,
+        "api_calls_estimated": True,
         "tool_calls": 5,
         "tool_failures": 5,
         "input_tokens": 7200,
@@ -130,8 +132,8 @@ async def test_the_summary_and_the_record_tell_what_was_seen(
     (summary,) = summaries
     assert seen.items() <= line.items()
     assert seen.items() <= summary.items()
-    assert "api_calls" not in line
-    assert summary["api_calls"] is None
+    assert "cost_usd" not in line
+    assert summary["cost_usd"] is None
     assert (summary["error_class"], summary["resets_at"], summary["denials"]) == (None, None, 0)
     assert summary["answer"] == "I give up: the command keeps failing."
 
@@ -169,3 +171,20 @@ async def test_whoever_watches_is_told_what_came_since_the_last_round(autojump_c
             if isinstance(event, OutputSeen)
         ]
         assert finished == [False, False]
+
+
+async def test_output_after_a_truncation_is_no_silence_whatever_was_lost_by_it(autojump_clock: MockClock) -> None:
+    send, receive = trio.open_memory_channel[Event](10)
+    with send, receive:
+        intake = Intake("run", BUILTIN["demo"]("demo"), Sender(send, SystemClock()))
+        intake.written(50_000_000)  # of which most is truncated before it could be read
+        intake.feed(Stream.STDOUT, STARTED)
+        await intake.flush()
+        intake.truncated(Stream.STDOUT)
+        intake.feed(Stream.STDOUT, says())
+        await intake.flush()
+        await intake.flush()
+        send.close()
+        told = [event async for event in receive]
+    seen = [(event.output_bytes, event.finished) for event in told if isinstance(event, OutputSeen)]
+    assert seen == [(50_000_000, False), (50_000_000, True)]

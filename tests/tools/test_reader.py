@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import JsonlMap, ToolConfig
-from darkfactory.model.signals import BackgroundTask, Basis, Counts, Finished, Stream, ToolCall, Usage
+from darkfactory.model.signals import ApiCall, BackgroundTask, Basis, Counts, Finished, Stream, ToolCall, Usage
 from darkfactory.tools.command import Bash, Command
 from darkfactory.tools.reader import Reader
 from darkfactory.tools.tally import ANSWER_CHARS, Place, Tally
@@ -183,6 +183,16 @@ def test_a_map_says_what_events_mean():
     assert tally.said == "I look."
     assert tally.finished == Finished(True, "done", answer="done")
     assert tally.counts() == Counts(tool_calls=2, tool_failures=1, api_calls=2, finishes=1)
+
+
+def test_estimated_calls_are_marked_and_no_drift_is_judged_by_them():
+    tally = Tally()
+    tally.take(ApiCall())
+    assert not tally.totals.api_calls_estimated
+    tally.take(ApiCall(2, exact=False))
+    tally.take(ApiCall())
+    assert (tally.totals.api_calls, tally.totals.api_calls_estimated) == (4, True)
+    assert tally.counts() == Counts(api_calls=2)
 
 
 @pytest.mark.parametrize(

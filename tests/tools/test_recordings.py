@@ -5,6 +5,7 @@ code), not from what the adapters say.
 """
 
 from datetime import UTC, datetime
+from unittest.mock import ANY
 
 import pytest
 
@@ -141,7 +142,21 @@ CODEX = {
     "parent_killed_tool": (failed(E.KILLED), 1, 0, 2400, 58),
 }
 CASES = {("claude", case): expected for case, expected in CLAUDE.items()} | {
-    ("codex", case): (end, None, *counted) for case, (end, *counted) in CODEX.items()
+    ("codex", case): (end, ANY, *counted) for case, (end, *counted) in CODEX.items()
+}
+
+# case -> answers of the provider as the model server counted them, and what is made out of codex's events
+ESTIMATED = {
+    "text": (1, 1),
+    "tool": (2, 2),
+    "binout": (3, 3),
+    "toolerr": (6, 6),
+    "auth": (0, 0),
+    # a call that its sandbox refused, or of a tool that there is none of, leaves no event
+    "sb_readonly": (2, 1),
+    "unknowntool": (2, 1),
+    # a call that had not ended
+    "sig_term_tool": (1, 0),
 }
 
 
@@ -153,6 +168,14 @@ def test_a_recorded_run_is_understood(tool, case, recording):
     counted = totals.api_calls, totals.tool_calls, totals.tool_failures, totals.input_tokens, totals.output_tokens
     assert ((verdict.reason, verdict.error_class), *counted) == CASES[tool, case]
     assert verdict.decided_by
+
+
+@pytest.mark.parametrize("case", ESTIMATED)
+def test_the_calls_that_codex_does_not_tell_of_are_estimated(case, recording):
+    totals = recording("codex", case).read().totals
+    answered, estimate = ESTIMATED[case]
+    assert totals.api_calls == estimate <= answered
+    assert totals.api_calls_estimated
 
 
 # What was used up is there again. (The provider told claude in its headers, of which claude says nothing.)

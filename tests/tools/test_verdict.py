@@ -323,6 +323,22 @@ def test_every_class_has_its_meaning():
             assert meaning.reason is Reason.THROTTLED, error
 
 
+@pytest.mark.parametrize("error", [E.AUTH, E.TOOL_MISSING, E.CONFIG])
+@pytest.mark.parametrize("told", ["by its end", "by an error", "by the start of a new one that failed"])
+def test_what_the_machine_or_the_operator_lacks_is_never_the_providers_fault(error, told):
+    """Nor does what its provider did before excuse it."""
+    before = [Retry(error=E.THROTTLED), Throttled(LATER)]
+    evidence = {
+        "by its end": seen(signals=before, finished=evolve(BAD, error=error), exit_code=1),
+        "by an error": seen(signals=[*before, Error("no", error)], exit_code=1),
+        "by the start of a new one that failed": seen(signals=[*before, Started(), Error("no", error)], exit_code=0),
+    }[told]
+    verdict = judge(evidence)
+    assert (verdict.reason, verdict.error_class, verdict.retryable) == (Reason.FAILED, error, False)
+    assert verdict.resets_at is None
+    assert CLASSES[error].blame in {Blame.OPERATOR, Blame.MACHINE}
+
+
 SIGNALS = st.one_of(
     st.builds(Started, st.none() | st.text()),
     st.builds(Said, st.text()),
