@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from darkfactory.model import fleet
 from darkfactory.model.ends import ErrorClass
-from darkfactory.model.fleet import AgentDefinition, AgentLayer, Permissions, PromptVia, ToolConfig
+from darkfactory.model.fleet import AgentDefinition, AgentLayer, JsonlMap, Permissions, PromptVia, ToolConfig
 from darkfactory.model.signals import (
     ApiCall,
     BackgroundTask,
@@ -30,6 +30,7 @@ from darkfactory.model.signals import (
 )
 from darkfactory.tools import BUILTIN, tool_for
 from darkfactory.tools.claude import Claude
+from darkfactory.tools.command import Command
 from darkfactory.tools.demo import DEMO_AGENT
 from darkfactory.tools.errors import class_of
 from darkfactory.tools.lines import LineSplitter
@@ -623,3 +624,34 @@ def test_no_event_raises_whatever_is_in_its_fields(name, kind, subtype, fields):
     for signal in heard(name, json.dumps({**fields, "type": kind, "subtype": subtype}).encode()):
         tally.take(signal)
     assert tally.totals
+
+
+LONG = "You are out of credits. " * 20 + "Try again at 4:53 AM."
+MAPPED = JsonlMap(type=("type",), failed=("failed",), text=("text",))
+
+
+@pytest.mark.parametrize(
+    ("tool", "event"),
+    [
+        (BUILTIN["claude"]("claude"), {"type": "result", "is_error": True, "result": LONG}),
+        (
+            BUILTIN["claude"]("claude"),
+            {
+                "type": "assistant",
+                "error": "rate_limit",
+                "message": {"model": "<synthetic>", "content": [{"type": "text", "text": LONG}]},
+            },
+        ),
+        (BUILTIN["codex"]("codex"), {"type": "turn.failed", "error": {"message": LONG}}),
+        (BUILTIN["codex"]("codex"), {"type": "error", "message": LONG}),
+        (BUILTIN["codex"]("codex"), {"type": "error", "message": f"Reconnecting... 1/5 {LONG}"}),
+        (BUILTIN["demo"]("demo"), {"type": "result", "ok": False, "text": LONG}),
+        (Command(ToolConfig(("x",), jsonl=MAPPED)), {"type": "failed", "text": LONG}),
+        (Command(ToolConfig(("x",), error="credits")), {"text": LONG}),
+        (Command(ToolConfig(("x",), throttle="credits")), {"text": LONG}),
+    ],
+)
+def test_what_a_tool_says_of_a_failure_is_kept_to_its_end_where_the_time_stands(tool, event):
+    told = tool.signals(Stream.STDOUT, json.dumps(event).encode(), tool.memory())[-1]
+    assert isinstance(told, Error | Finished | Retry | Throttled)
+    assert "Try again at 4:53 AM." in (told.text if isinstance(told, Error) else told.detail)

@@ -117,6 +117,7 @@ def test_a_time_is_found_in(text, instant):
         "retry 3 times",
         "try again in 5 mice",
         "resets 25:00",
+        "resets (Europe/Berlin)",
         "resets 13pm",
         "resets Feb 30",
         "resets Feb 29",  # there is none near
