@@ -43,7 +43,7 @@ class TestKeys:
 
     def test_an_unknown_key_like_no_other_lists_the_known_ones(self, fault):
         *_, remedy = fault(f"{AGENT}[tools.mine]\nargv = ['x']\nzzz = 1\n")
-        assert remedy == "known keys: argv, prompt, success, error, throttle, jsonl"
+        assert remedy == "known keys: argv, prompt, success, error, throttle, jsonl, provider"
 
     def test_a_key_of_another_section_is_told_where_it_belongs(self, fault):
         """TOML's classic: a top-level key after the first header is a key of that table."""

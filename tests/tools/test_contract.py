@@ -3,6 +3,7 @@ however the bytes are cut."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
@@ -18,6 +19,7 @@ from darkfactory.tools.lines import MAX_LINE_BYTES, LineSplitter
 from darkfactory.tools.reader import Reader
 from darkfactory.tools.verdict import Evidence, judge
 
+NOW = datetime(2026, 11, 23, 3, 53, 20, tzinfo=UTC)
 MAPPED = JsonlMap(
     type=("type", "subtype"),
     started=("system/init",),
@@ -46,6 +48,8 @@ def verdict_on(reader: Reader, exit_code: int = 1):
         Evidence(
             tally=tally,
             finished=tally.finished,
+            now=NOW,
+            zone=UTC,
             exit_code=exit_code,
             output_bytes=1,
             reports=reader.tool.reports,
@@ -123,7 +127,8 @@ def test_however_the_bytes_come_the_tally_is_the_same(recordings, data):
     reader.finish()
     whole.finish()
     if tool in map(TOOLS.get, RETRIES_ON_STDERR):  # whether that came before its answer, the streams do not tell
-        reader.tally.waiting = whole.tally.waiting = None
+        for tally in (reader.tally, whole.tally):
+            tally.waiting = tally.waited = None
     assert reader.tally == whole.tally
 
 

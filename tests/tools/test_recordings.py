@@ -4,6 +4,9 @@ The expectations come from what was done in each run (its scenario, the requests
 code), not from what the adapters say.
 """
 
+from datetime import UTC, datetime
+from unittest.mock import ANY
+
 import pytest
 
 from darkfactory.model.ends import ErrorClass as E
@@ -259,7 +262,21 @@ QWEN = {
     "sig_term_hang": (failed(E.KILLED), 0, 0, 0, None, None),
 }
 CASES = {("claude", case): expected for case, expected in CLAUDE.items()} | {
-    ("codex", case): (end, None, *counted) for case, (end, *counted) in CODEX.items()
+    ("codex", case): (end, ANY, *counted) for case, (end, *counted) in CODEX.items()
+}
+
+# case -> answers of the provider as the model server counted them, and what is made out of codex's events
+ESTIMATED = {
+    "text": (1, 1),
+    "tool": (2, 2),
+    "binout": (3, 3),
+    "toolerr": (6, 6),
+    "auth": (0, 0),
+    # a call that its sandbox refused, or of a tool that there is none of, leaves no event
+    "sb_readonly": (2, 1),
+    "unknowntool": (2, 1),
+    # a call that had not ended
+    "sig_term_tool": (1, 0),
 }
 CASES |= {("gemini", case): expected for case, expected in GEMINI.items()}
 CASES |= {("qwen", case): expected for case, expected in QWEN.items()}
@@ -273,6 +290,23 @@ def test_a_recorded_run_is_understood(tool, case, recording):
     counted = totals.api_calls, totals.tool_calls, totals.tool_failures, totals.input_tokens, totals.output_tokens
     assert ((verdict.reason, verdict.error_class), *counted) == CASES[tool, case]
     assert verdict.decided_by
+
+
+@pytest.mark.parametrize("case", ESTIMATED)
+def test_the_calls_that_codex_does_not_tell_of_are_estimated(case, recording):
+    totals = recording("codex", case).read().totals
+    answered, estimate = ESTIMATED[case]
+    assert totals.api_calls == estimate <= answered
+    assert totals.api_calls_estimated
+
+
+# What was used up is there again. (The provider told claude in its headers, of which claude says nothing.)
+RESETS = {("codex", "usage"): datetime(2026, 11, 23, 4, 53, tzinfo=UTC)}
+
+
+def test_the_time_that_a_tool_names_is_known(recordings):
+    named = {key: run.judge(run.read()).resets_at for key, run in recordings.items() if key[0] in ("claude", "codex")}
+    assert {key: time for key, time in named.items() if time is not None} == RESETS
 
 
 def test_every_recording_has_its_expectation(recordings):
