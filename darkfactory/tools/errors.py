@@ -74,6 +74,7 @@ _WORDS = (
     (
         ErrorClass.CONFIG,
         r"(unknown|unexpected|unrecognized|invalid) (option|argument|value)|requires -|cannot be used with|"
+        r"no session found|session not found|"
         r"no conversation found|no rollout found|already in use|loading config|config\.toml",
     ),
 )

@@ -60,7 +60,7 @@ def _opencode(url: str) -> dict[str, str]:
 
 
 def _pi(url: str, home: Path) -> None:
-    """It knows providers of one's own by a file."""
+    """It knows providers of one's own by a file; by another it is told not to wait long before it tries again."""
     model = {"id": "fake-model", "cost": {"input": 3, "output": 15, "cacheRead": 0, "cacheWrite": 0}}
     provider = {
         "baseUrl": f"{url}/v1",
@@ -68,6 +68,7 @@ def _pi(url: str, home: Path) -> None:
         "apiKey": "FAKE_API_KEY",
         "models": [model, {**model, "id": "some-model"}],
     }
-    file = home / ".pi" / "agent" / "models.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"providers": {"fake": provider}}))
+    place = home / ".pi" / "agent"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "models.json").write_text(json.dumps({"providers": {"fake": provider}}))
+    (place / "settings.json").write_text(json.dumps({"retry": {"baseDelayMs": 100}}))

@@ -32,7 +32,7 @@ MAPPED = JsonlMap(
     session="session_id",
     input_tokens="usage.input_tokens",
 )
-REAL = ("claude", "codex", "gemini", "qwen")
+REAL = ("claude", "codex", "gemini", "pi", "qwen")
 RETRIES_ON_STDERR = ("gemini", "qwen")
 """These say that they try again on the one stream, and answer on the other."""
 TOOLS = {
@@ -68,7 +68,7 @@ def test_after_every_line_of_every_transcript_there_is_one_verdict_at_most(name,
             assert verdict_on(reader).decided_by
 
 
-@pytest.mark.parametrize("name", ["claude", "codex", "demo", "gemini", "mapped", "qwen"])
+@pytest.mark.parametrize("name", ["claude", "codex", "demo", "gemini", "mapped", "pi", "qwen"])
 def test_no_line_raises_wherever_it_is_torn(name, recordings):
     tool, seen = TOOLS[name], set()
     for recording in recordings.values():

@@ -30,6 +30,7 @@ HEALTHY = {
         *("text", "tool", "toolerr", "binout", "slow", "mcp", "mcp_hang", "stdin_open", "resume", "root"),
         *("model_auto", "perm_default", "ratelimit_ok"),
     ),
+    "pi": ("text", "tool", "ratelimit_ok"),
     "qwen": (
         *("text", "tool", "v015_tool", "partial", "binout", "slow", "mcp", "mcp_hang", "stdin_open", "resume", "root"),
         *("continue", "bgproc", "perm_default", "ratelimit_ok"),
@@ -39,6 +40,7 @@ PROVIDERS_FAULT = {
     "claude": ("ratelimit", "retries2_ratelimit", "usage", "err500", "noserver", "streamerr"),
     "codex": ("ratelimit", "usage", "err500", "streamerr"),
     "gemini": ("ratelimit", "ratelimit60", "usage", "err500", "retries1", "streamerr", "noserver", "hangstream_long"),
+    "pi": ("ratelimit", "ratelimit60", "usage", "err500"),
     "qwen": ("ratelimit", "usage", "usage_long", "err500", "streamerr", "noserver", "hangstream_long"),
 }
 
@@ -71,7 +73,7 @@ def test_what_its_provider_did_is_not_held_against_an_agent(recording: Recorded,
     assert set(night(recording(tool, case))) == {CorrectionLevel.NORMAL}
 
 
-@pytest.mark.parametrize("tool", ["claude", "codex", "qwen"])
+@pytest.mark.parametrize("tool", ["claude", "codex", "pi", "qwen"])
 def test_toolerr_is_moderate_at_least(recording: Recorded, tool: str):
     levels = night(recording(tool, "toolerr"))
     assert min(levels) >= CorrectionLevel.MODERATE

@@ -281,6 +281,41 @@ ESTIMATED = {
 CASES |= {("gemini", case): expected for case, expected in GEMINI.items()}
 CASES |= {("qwen", case): expected for case, expected in QWEN.items()}
 
+# An answer without an error is a call, and an error as many as its library tries before it tells of it.
+PI = {
+    "text": (OK, 1, 0, 0, 1000, 18),
+    "tool": (OK, 2, 1, 0, 2000, 58),
+    "toolerr": (OK, 6, 5, 5, 6000, 174),
+    "unknowntool": (OK, 2, 1, 1, 2000, 48),
+    "ratelimit_ok": (OK, 1, 0, 0, 1000, 18),  # it was asked three times, and only its library knew
+    "empty": (failed(E.EMPTY_OUTPUT), 1, 0, 0, 1000, 1),
+    "maxtokens": (failed(E.TRUNCATED), 1, 0, 0, 1000, 10),
+    # exit 0, all of them; the requests are those that the server counted
+    "auth": (failed(E.AUTH), 1, 0, 0, 0, 0),
+    "badrequest": (failed(E.INVALID_REQUEST), 1, 0, 0, 0, 0),
+    "toolong": (failed(E.CONTEXT_OVERFLOW), 1, 0, 0, 0, 0),  # a second one was to make the conversation shorter
+    "ratelimit": (throttled(E.THROTTLED), 12, 0, 0, 0, 0),
+    "usage": (throttled(E.QUOTA), 12, 0, 0, 0, 0),
+    "err500": (throttled(E.PROVIDER_DOWN), 12, 0, 0, 0, 0),
+    "streamerr": (failed(E.UNKNOWN), 1, 0, 0, 0, 0),  # its words are all that there is, and they say nothing
+    # ended by the recorder: while it waited to try again, was silent, read its stdin
+    "ratelimit60": (throttled(E.THROTTLED), 3, 0, 0, 0, 0),
+    "hang_long": (failed(E.UNKNOWN), 0, 0, 0, None, None),
+    "hangstream_long": (failed(E.UNKNOWN), 0, 0, 0, None, None),
+    "stdin_open": (failed(E.UNKNOWN), None, 0, 0, None, None),
+    "badflag": (failed(E.CONFIG), None, 0, 0, None, None),
+    "dashprompt": (failed(E.CONFIG), None, 0, 0, None, None),
+    "resume_unknown": (failed(E.CONFIG), None, 0, 0, None, None),
+    "fmt_text": (failed(E.TRUNCATED), None, 0, 0, None, None),
+    "stdout_closed_slow": (failed(E.UNKNOWN), 0, 0, 0, None, None),  # EPIPE, exit 1
+    "sig_int_tool": (failed(E.KILLED), 1, 1, 0, 1000, 40),
+    "sig_term_tool": (failed(E.KILLED), 1, 1, 0, 1000, 40),
+    "sig_kill_tool": (failed(E.KILLED), 1, 1, 0, 1000, 40),
+    "parent_killed_tool": (failed(E.KILLED), 1, 1, 0, 1000, 40),
+    "sig_term_hang": (failed(E.KILLED), 0, 0, 0, None, None),
+}
+CASES |= {("pi", case): expected for case, expected in PI.items()}
+
 
 @pytest.mark.parametrize(("tool", "case"), CASES)
 def test_a_recorded_run_is_understood(tool, case, recording):
@@ -321,6 +356,7 @@ def test_nothing_that_was_recorded_is_unknown(recordings):
         ("gemini", "fmt_text"),
         ("gemini", "bigout"),
         ("qwen", "fmt_text"),
+        ("pi", "fmt_text"),
     }
 
 
@@ -357,6 +393,8 @@ def test_a_run_is_charged_with_its_own_cost(case, cost, recording):
         ("qwen", "partial", ["I will run a command.", HELLO]),
         ("qwen", "auth", []),  # what it puts in the place of an answer is not the assistant's
         ("qwen", "streamerr", ["The beginning of an answer that " * 4]),
+        ("pi", "tool", ["I will run a command.", HELLO]),
+        ("pi", "ratelimit", []),
     ],
 )
 def test_the_assistant_is_quoted_once_and_nobody_else(tool, case, said, recording, monkeypatch):
@@ -422,6 +460,7 @@ def test_what_an_agent_did_is_counted_for_the_nightwatch(recording):
         ("qwen", "err500", 0),
         ("qwen", "auth", 0),
         ("qwen", "empty", 1),
+        ("pi", "maxtokens", 1),
     ],
 )
 def test_only_the_agents_own_faults_are_bad_finishes(tool, case, bad, recording):
