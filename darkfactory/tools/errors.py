@@ -65,7 +65,7 @@ _WORDS = (
     ),
     (
         ErrorClass.PROVIDER_DOWN,
-        r"at capacity|high demand|overloaded|(?<!unexpected )server.error|server had an error|bad gateway|"
+        r"at capacity|high demand|overloaded|(?<!unexpected )server.error|(server|model) had an error|bad gateway|"
         r"service unavailable|internal error",
     ),
     (ErrorClass.EMPTY_OUTPUT, r"empty response"),

@@ -27,7 +27,7 @@ from darkfactory.model.signals import (
     Warning,  # noqa: A004 - the model's word
 )
 from darkfactory.tools.errors import class_of
-from darkfactory.tools.text import MAX_DETAIL, count, json_object, one_line, string, table
+from darkfactory.tools.text import MAX_MESSAGE, count, in_full, json_object, one_line, string, table
 from darkfactory.tools.tool import Prompt, option
 
 APPROVAL: Mapping[Permissions, str] = MappingProxyType(
@@ -156,17 +156,16 @@ _BY_TYPE = {
     "FatalTurnLimitedError": ErrorClass.MAX_TURNS,
 }
 _BY_WORDS = tuple(
-    (error, re.compile(pattern, re.IGNORECASE))
+    (error, re.compile(pattern, re.IGNORECASE | re.DOTALL))
     for error, pattern in (
-        (ErrorClass.QUOTA, r"exhausted your (daily quota|capacity)"),
+        # It speaks of billing also where there is more in a minute, or tomorrow.
+        (ErrorClass.QUOTA, r"exceeded your current quota.*per.?day"),
         (ErrorClass.THROTTLED, r"exceeded your current quota"),
-        (ErrorClass.AUTH, r"api key not valid|api key expired"),
-        (ErrorClass.CONTEXT_OVERFLOW, r"input token count .* exceeds"),
         (ErrorClass.MODEL_NOT_FOUND, r"\bmodels/\S+ is not found"),
         (ErrorClass.TRUNCATED, r"truncated because it exceeded the token limit"),
         (ErrorClass.REFUSED, r"response was blocked"),
-        (ErrorClass.EMPTY_OUTPUT, r"empty response|no final response text"),
-        (ErrorClass.NETWORK, r"^terminated$|without a finish reason"),
+        (ErrorClass.EMPTY_OUTPUT, r"no final response text"),
+        (ErrorClass.NETWORK, r"without a finish reason"),
         (ErrorClass.MAX_TURNS, r"max(imum)? session turns"),
     )
 )
@@ -232,7 +231,7 @@ def _finished(event: Mapping[str, object], answer: str, memory: GeminiMemory) ->
 
 def complaint(line: bytes, complaints: Mapping[bytes, ErrorClass] = COMPLAINTS) -> tuple[Signal, ...]:
     """Why it did not start, if a line of stderr tells that."""
-    text = one_line(line[: 4 * MAX_DETAIL].decode("utf-8", "replace"))
+    text = one_line(line[:MAX_MESSAGE].decode("utf-8", "replace"))
     return tuple(Error(text, error) for words, error in complaints.items() if line.startswith(words))
 
 
@@ -259,7 +258,7 @@ def _failure(text: str, status: int | None = None) -> tuple[str, ErrorClass | No
     """An error's message for a person, and its class."""
     text, status = api_error(text, status)
     own = next((error for error, pattern in _BY_WORDS if pattern.search(text)), None)
-    return one_line(text), own or class_of(text, status)
+    return in_full(text), own or class_of(text, status)
 
 
 def api_error(text: str, status: int | None = None) -> tuple[str, int | None]:
