@@ -28,6 +28,7 @@ from darkfactory.model.fleet import (
     AgentLayer,
     CompoundReviewConfig,
     Containment,
+    Fallback,
     JsonlMap,
     LayerConfig,
     NightwatchConfig,
@@ -35,13 +36,15 @@ from darkfactory.model.fleet import (
     Overlap,
     Permissions,
     PromptVia,
+    ProviderConfig,
     Secret,
     Strategy,
     ToolConfig,
 )
+from darkfactory.model.providers import RateLimitTracker, RateLimitWindow
 from darkfactory.runtime.factory import AgentOrchestrator, Outcome, open_factory
 from darkfactory.runtime.scheduler import TimeScheduler
-from darkfactory.runtime.status import AgentStatus
+from darkfactory.runtime.status import AgentStatus, ProviderStatus
 
 __all__ = [
     "ACTION_FOR",
@@ -63,6 +66,7 @@ __all__ = [
     "DriftScore",
     "ErrorClass",
     "Event",
+    "Fallback",
     "Fault",
     "JournalDamaged",
     "JsonlMap",
@@ -75,7 +79,11 @@ __all__ = [
     "Overlap",
     "Permissions",
     "PromptVia",
+    "ProviderConfig",
+    "ProviderStatus",
     "Queue",
+    "RateLimitTracker",
+    "RateLimitWindow",
     "Reason",
     "Refuse",
     "ScheduleEvent",

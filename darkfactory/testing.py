@@ -15,13 +15,14 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 import trio
 from attrs import define, field, frozen
 
+from darkfactory.devices.clock import zone_of
 from darkfactory.devices.disk import Room
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process, Sink
@@ -97,6 +98,10 @@ class SimulatedClock:
         if self._origin is None:
             self._origin = at
         return self._start + self._step + timedelta(seconds=round(at - self._origin, 6))
+
+    def zone(self, tz: str | None) -> tzinfo:
+        """UTC, unless it is told otherwise."""
+        return UTC if tz is None else zone_of(tz)
 
     def step(self, secs: float) -> None:
         """Set the clock on the wall forward or back, as an operator or an NTP daemon would."""

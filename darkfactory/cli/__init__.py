@@ -1,7 +1,7 @@
 """The command: `darkfactory [run] FLEET`, `darkfactory check FLEET`, `darkfactory verdict ...`.
 
 Exit codes: 0 stopped in order, 1 our failure or something that could not be ended, 2 usage or configuration, 3 already
-running, 4 a tool is missing (`check --tools`), 128 + N after being asked twice by signal N.
+running, 4 a tool is missing or logged out (`check --tools`), 128 + N after being asked twice by signal N.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -73,16 +74,24 @@ def run(fleet: Path, state_dir: Path | None, resume: tuple[str, ...], repair: bo
 
 @main.command()
 @FLEET
-@click.option("--tools", is_flag=True, help="Exit 4 if a tool is missing.")
+@click.option("--tools", is_flag=True, help="Look for logins too; exit 4 if a tool is missing or logged out.")
 def check(fleet: Path, tools: bool) -> None:
     """Show the agents of the fleet, or what is wrong with its file.
 
     What this machine lacks (a directory, a tool) is a warning, since a file may be checked elsewhere than it runs.
+    With --tools it is not: then each agent's HOME and login are looked for, with the environment that it would have.
     """
     config = load(fleet, paths_exist=False)
     from darkfactory.cli import checking
 
     sys.exit(checking.check(config, strict=tools))
+
+
+def _instant(_context: click.Context, _option: click.Parameter, value: str | None) -> datetime | None:
+    try:
+        return None if value is None else datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no time such as 2026-11-23T04:53:00Z") from None
 
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -93,13 +102,14 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--tool",
     required=True,
     metavar="NAME",
-    help="claude, codex, gemini, opencode, pi, bash or demo, or the path of one.",
+    help="claude, codex, gemini, opencode, pi, qwen, bash or demo, or the path of one.",
 )
 @click.option("--fleet", type=click.Path(path_type=Path), help="A fleet file, whose [tools] may be named too.")
 @click.option("--exit-code", type=int, required=True, help="Minus the signal's number where one ended it.")
 @click.option("--stdout", type=FILE, required=True, help="What it printed.")
 @click.option("--stderr", type=FILE, help="What it printed there.")
 @click.option("--former", type=FILE, help="stdout of the run before, if this one resumed its session.")
+@click.option("--at", callback=_instant, metavar="ISO", help="When it ended; else when stdout was last written to.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def verdict(
     tool: str,
@@ -108,6 +118,7 @@ def verdict(
     stdout: Path,
     stderr: Path | None,
     former: Path | None,
+    at: datetime | None,
     as_json: bool,
 ) -> None:
     """Explain how a run ended, from what it left: its files, and its exit code.
@@ -126,7 +137,7 @@ def verdict(
 
     files = {Stream.STDOUT: stdout} | ({Stream.STDERR: stderr} if stderr is not None else {})
     try:
-        explain(adapter, exit_code, files, former, as_json=as_json)
+        explain(adapter, exit_code, files, former, at, as_json=as_json)
     except OSError as error:
         refuse(error)
 

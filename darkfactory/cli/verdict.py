@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from darkfactory.devices.clock import SystemClock
 from darkfactory.model.ends import Verdict
 from darkfactory.model.signals import Stream
 from darkfactory.policy.history import timestamp
@@ -22,18 +25,28 @@ CHUNK_BYTES: Final = 256 * 1024
 
 
 def explain(
-    tool: Tool, exit_code: int, files: dict[Stream, Path], former: Path | None = None, *, as_json: bool = False
+    tool: Tool,
+    exit_code: int,
+    files: dict[Stream, Path],
+    former: Path | None = None,
+    at: datetime | None = None,
+    *,
+    as_json: bool = False,
 ) -> None:
     """Print the verdict on the run that printed these files; `former` is stdout of the run that it resumed.
 
-    OSError if one cannot be read.
+    It ended at `at`; None: when its stdout was last written to. OSError if a file cannot be read.
     """
+    zone = SystemClock().zone(os.environ.get("TZ"))
+    now = datetime.fromtimestamp(files[Stream.STDOUT].stat().st_mtime, UTC) if at is None else at
     before = Tally() if former is None else _read(tool, {Stream.STDOUT: former}, Tally())
     earlier = {} if before.session is None or before.session_usage is None else {before.session: before.session_usage}
     tally = _read(tool, files, Tally(earlier))
     verdict = judge(
         Evidence(
             tally=tally,
+            now=now if now.tzinfo is not None else now.replace(tzinfo=zone),
+            zone=zone,
             finished=tally.finished,
             exit_code=exit_code,
             output_bytes=sum(path.stat().st_size for path in files.values()),

@@ -34,6 +34,7 @@ from darkfactory.model.fleet import (
 )
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_PROVIDER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _RUN_MARK = "DARKFACTORY_RUN"
 """The variable by which the launcher knows a run's processes again."""
 _DEFAULT_GRACES = (
@@ -106,6 +107,9 @@ def findings(config: OrchestratorConfig) -> Iterator[Finding]:
         yield from _review(config.compound_review, config.timezone)
     for name, tool in config.tools.items():
         yield from _tool(name, tool)
+    for name, provider in config.providers.items():
+        yield from _provider(("providers", name), name)
+        yield from limits.check(("providers", name), provider)
     for index, agent in enumerate(config.agents):
         yield from _agent(("agents", index), agent, config)
     yield from _duplicates(config.agents)
@@ -129,6 +133,10 @@ def _oddities(config: OrchestratorConfig) -> Iterator[Finding]:
             "the other layers may never run",
             f"set max_concurrent_runs to {always_on + 1} or more",
         )
+    in_use = config.providers_in_use()
+    for name in config.providers.keys() - in_use:
+        called = f"they call {', '.join(sorted(in_use))}" if in_use else "set the agents' provider"
+        yield Finding(("providers", name), "limits a provider that no agent calls", called)
     if config.compound_review is not None:
         yield Finding(("compound_review",), "is checked, but this version does not run the review yet")
 
@@ -199,6 +207,8 @@ def _tool(name: str, tool: ToolConfig) -> Iterator[Finding]:
         pattern = getattr(tool, key)
         if pattern is not None:
             yield from _pattern((*here, key), pattern)
+    if tool.provider is not None:
+        yield from _provider((*here, "provider"), tool.provider)
     if tool.jsonl is not None and not tool.jsonl.type:
         yield Finding((*here, "jsonl", "type"), "must not be empty", 'name the field of the kind: ["type"]')
 
@@ -231,6 +241,10 @@ def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> It
         yield from _no_nul((*here, "resume"), agent.resume)
     yield from _options(here, agent, config.tools)
     yield from _arguments((*here, "args"), agent.args)
+    if agent.provider is not None:
+        yield from _provider((*here, "provider"), agent.provider)
+    if agent.fallback is not None:
+        yield from _fallback(here, agent, config)
     for name, secret in agent.env.items():
         yield from _variable((*here, "env"), name, secret.value)
     yield from _schedule(here, agent, config.timezone)
@@ -244,9 +258,44 @@ def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> It
         )
 
 
+def _provider(keys: Keys, name: str) -> Iterator[Finding]:
+    if not _PROVIDER.fullmatch(name):
+        remedy = "write it in one way everywhere: lower-case letters, digits, '.', '_' and '-', no more than 64"
+        yield Finding(keys, f"{words.shown(name)} is no key of a provider", remedy)
+
+
+def _fallback(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> Iterator[Finding]:
+    keys, other = (*here, "fallback"), agent.fallen_back()
+    if other.cli_tool != agent.cli_tool:
+        yield from _cli_tool((*keys, "cli_tool"), other.cli_tool, config.tools)
+    if other.model is not None:
+        yield from _no_nul((*keys, "model"), other.model)
+    yield from _arguments((*keys, "args"), other.args)
+    if other.provider is not None:
+        yield from _provider((*keys, "provider"), other.provider)
+    known = _options_of(other.cli_tool, config.tools)
+    for option in _INSTEAD:
+        if known is not None and option not in known and getattr(other, option) is not None:
+            remedy = "leave it out, or fall back on another tool"
+            yield Finding(keys, f"{other.cli_tool} has no option {option}", remedy, reads=((*here, option),))
+    own, others = config.provider_of(agent), config.provider_of(other)
+    if own is None:
+        remedy = 'set the agent\'s provider, such as provider = "anthropic"'
+        yield Finding(keys, "is never used: the agent calls no provider that is known", remedy)
+    elif others is None or others == own:
+        found = f"it calls {own} too" if others == own else "it calls no provider that is known"
+        remedy = "set the fallback's provider to a key of its own, whose limits are not those of the agent's"
+        yield Finding(keys, f"must call another provider than the agent ({own}), and {found}", remedy)
+
+
+def _options_of(tool: str, declared: Mapping[str, ToolConfig]) -> frozenset[str] | None:
+    """The options that a tool has; None when there is no such tool."""
+    return frozenset() if tool in declared else TOOL_OPTIONS.get(tool.rpartition("/")[2])
+
+
 def _options(here: Keys, agent: AgentDefinition, declared: Mapping[str, ToolConfig]) -> Iterator[Finding]:
     tool = agent.cli_tool
-    known = frozenset[str]() if tool in declared else TOOL_OPTIONS.get(tool.rpartition("/")[2])
+    known = _options_of(tool, declared)
     if known is None:
         return  # no tool at all, which is told already
     for option, instead in _INSTEAD.items():

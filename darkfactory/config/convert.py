@@ -27,6 +27,7 @@ from darkfactory.model.fleet import (
     AgentLayer,
     CompoundReviewConfig,
     Containment,
+    Fallback,
     JsonlMap,
     LayerConfig,
     MinSamples,
@@ -35,6 +36,7 @@ from darkfactory.model.fleet import (
     Overlap,
     Permissions,
     PromptVia,
+    ProviderConfig,
     Secret,
     Strategy,
     ToolConfig,
@@ -50,6 +52,8 @@ _SECTIONS: dict[type[attrs.AttrsInstance], str] = {
     CompoundReviewConfig: "[compound_review]",
     ToolConfig: "[tools.X]",
     JsonlMap: "[tools.X.jsonl]",
+    ProviderConfig: "[providers.X]",
+    Fallback: "[agents.fallback]",
     AgentDefinition: "[[agents]]",
 }
 

@@ -43,6 +43,7 @@ _LIMITS = {
     "backoff_jitter": _FRACTION,
     "backoff_max_secs": _TIME,
     "backoff_secs": _TIME,
+    "calls_per_hour": Limit(1),
     "catchup_secs": _TIME,
     "commands": Limit(1),
     "cooldown_secs": _TIME,
@@ -78,6 +79,8 @@ _LIMITS = {
     "start_timeout_secs": _SOME_TIME,
     "success_cooldown_secs": _TIME,
     "timeout_secs": _SOME_TIME,
+    "tokens_per_day": Limit(1),
+    "usd_per_day": Limit(0, above=True),
     "window_secs": _SOME_TIME,
 }
 """Every number of the model, by its name, which means the same in all sections."""

@@ -38,6 +38,8 @@ class Queue:
     reason: str
     """A stable word, such as "max_concurrent_runs"."""
     detail: str = ""
+    until: datetime | None = None
+    """UTC: when that will be over, where it is known."""
 
 
 @frozen
@@ -98,6 +100,8 @@ class StartRun:
     occurrence: datetime | None
     attempt: int
     """1 for the first try of a request."""
+    fallback: bool = False
+    """With the agent's fallback instead of its own tool and model."""
 
 
 @frozen

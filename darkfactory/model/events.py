@@ -13,7 +13,8 @@ from attrs import field, frozen
 from darkfactory.model.drift import DriftAlert
 from darkfactory.model.ends import Verdict
 from darkfactory.model.fleet import AgentDefinition
-from darkfactory.model.signals import Totals
+from darkfactory.model.providers import Spending
+from darkfactory.model.signals import Totals, Waiting
 
 
 @frozen
@@ -60,6 +61,8 @@ class ToolsChecked(Event):
 
     missing: Mapping[str, str]
     """Agent name -> what was looked for and where."""
+    without_fallback: frozenset[str] = frozenset()
+    """Agents whose fallback's program cannot be found."""
 
 
 @frozen
@@ -89,6 +92,12 @@ class OutputSeen(Event):
     """All so far, both streams."""
     finished: bool
     """Its terminal event is the last thing it said."""
+    spent: Spending = field(factory=Spending)
+    """All so far, as far as its tool tells."""
+    waiting: Waiting | None = None
+    """What it waits for at its provider; None while it does not."""
+    answered: bool = False
+    """Its provider has answered it, at least once."""
 
 
 @frozen
@@ -120,6 +129,8 @@ class RunEnded(Event):
     """Processes of it that could not be ended, "PID NAME" each."""
     totals: Totals = field(factory=Totals)
     """What its output told of it."""
+    spent: Spending = field(factory=Spending)
+    """See `OutputSeen.spent`."""
 
 
 @frozen

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 
 class AgentLayer(Enum):
@@ -93,6 +93,7 @@ TOOL_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         "gemini": frozenset({"model", "permissions", "resume"}),
         "opencode": frozenset({"model", "permissions", "resume"}),
         "pi": frozenset({"model", "permissions", "resume"}),
+        "qwen": frozenset({"max_turns", "model", "permissions", "resume"}),
     }
 )
 """The names that `cli_tool` takes without a `[tools.X]`, each with the options of an agent that the program has.
@@ -100,6 +101,12 @@ TOOL_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
 Each has its adapter in `darkfactory.tools`. A program that `[tools.X]` declares has none of the options.
 """
 BUILTIN_TOOLS = tuple(TOOL_OPTIONS)
+TOOL_PROVIDERS: Mapping[str, str] = MappingProxyType(
+    {"claude": "anthropic", "codex": "openai", "gemini": "google", "qwen": "qwen"}
+)
+"""The provider that a built-in tool calls unless its agent names another."""
+PREFIXED_MODELS = frozenset({"opencode", "pi"})
+"""Built-in tools whose models are named PROVIDER/MODEL."""
 LACKING: Mapping[str, frozenset[Permissions]] = MappingProxyType({"pi": frozenset({Permissions.WORKSPACE_WRITE})})
 """The permissions that a tool has no way to hold an agent to."""
 
@@ -176,6 +183,19 @@ class CompoundReviewConfig:
 
 
 @frozen
+class ProviderConfig:
+    """What may be used up at one provider, by all agents together (`[providers.X]`). None means no limit."""
+
+    calls_per_hour: int | None = None
+    """In any 60 minutes."""
+    tokens_per_day: int | None = None
+    """Input and output together, per civil day of the fleet's zone."""
+    usd_per_day: float | None = None
+    hard: bool = False
+    """At a limit the runs that live are stopped as well; else nothing new is started."""
+
+
+@frozen
 class JsonlMap:
     """How to read a program that prints a JSON object a line (`[tools.X.jsonl]`).
 
@@ -229,10 +249,26 @@ class ToolConfig:
     """A line by which its provider says wait; a failure after it is the provider's."""
     jsonl: JsonlMap | None = None
     """None for a program that prints no such events."""
+    provider: str | None = None
+    """Whom it calls, unless its agent names another; None for nobody that has limits."""
 
 
 DEFAULT_ENV_PASS = ("PATH", "HOME", "LANG", "LC_*", "TZ", "TMPDIR")
 """Environment variables that every agent inherits; a trailing `*` matches any ending."""
+
+
+@frozen
+class Fallback:
+    """What an agent runs with instead while its provider is blocked (`[agents.fallback]`)."""
+
+    cli_tool: str | None = None
+    """None means the agent's own."""
+    model: str | None = None
+    """None means the tool's own default."""
+    provider: str | None = None
+    """None means the tool's own; it must be another one than the agent's."""
+    args: tuple[str, ...] = ()
+    """Appended to the tool's arguments, instead of the agent's own."""
 
 
 @frozen
@@ -264,6 +300,9 @@ class AgentDefinition:
     """The tool's id of a conversation that every run goes on with; None means that each begins a new one."""
     args: tuple[str, ...] = ()
     """Appended to the tool's arguments."""
+    provider: str | None = None
+    """Whose limits its runs share: a key, the same for all agents that call there. None means its tool's own."""
+    fallback: Fallback | None = None
     env: Mapping[str, Secret] = field(factory=dict)
     env_pass: tuple[str, ...] = DEFAULT_ENV_PASS
     timeout_secs: float | None = field()
@@ -290,6 +329,20 @@ class AgentDefinition:
     @timeout_secs.default
     def _timeout_by_layer(self) -> float | None:
         return None if self.layer is AgentLayer.SAFETY else 7200.0
+
+    def fallen_back(self) -> AgentDefinition:
+        """The agent as it runs with its fallback, which it must have. A conversation of its own tool is not resumed."""
+        other = self.fallback
+        assert other is not None
+        return evolve(
+            self,
+            cli_tool=other.cli_tool or self.cli_tool,
+            model=other.model,
+            provider=other.provider,
+            args=other.args,
+            resume=None,
+            fallback=None,
+        )
 
 
 def _one_per_layer() -> Mapping[AgentLayer, LayerConfig]:
@@ -330,6 +383,7 @@ class OrchestratorConfig:
     containment: Containment = Containment.AUTO
     layers: Mapping[AgentLayer, LayerConfig] = field(factory=_one_per_layer)
     tools: Mapping[str, ToolConfig] = field(factory=dict)
+    providers: Mapping[str, ProviderConfig] = field(factory=dict)
     source: Path | None = None
     """The fleet file, resolved; None for a fleet made in a program."""
 
@@ -339,3 +393,19 @@ class OrchestratorConfig:
             if definition.name == name:
                 return definition
         raise KeyError(name)
+
+    def providers_in_use(self) -> frozenset[str]:
+        """Those of the agents and of their fallbacks."""
+        definitions = [*self.agents, *(agent.fallen_back() for agent in self.agents if agent.fallback is not None)]
+        return frozenset(filter(None, map(self.provider_of, definitions)))
+
+    def provider_of(self, agent: AgentDefinition) -> str | None:
+        """Whose limits the agent's runs share; None where it calls nobody that is known."""
+        if agent.provider is not None:
+            return agent.provider
+        if agent.cli_tool in self.tools:
+            return self.tools[agent.cli_tool].provider
+        tool = agent.cli_tool.rpartition("/")[2]
+        if tool in PREFIXED_MODELS and agent.model is not None and "/" in agent.model:
+            return agent.model.partition("/")[0].casefold()
+        return TOOL_PROVIDERS.get(tool)

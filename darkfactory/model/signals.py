@@ -98,8 +98,22 @@ class Throttled:
     """The provider said wait; the tool may end with it, or wait and go on."""
 
     until: datetime | None = None
-    """Aware; None when it did not say."""
+    """Aware; None when it did not say, or only in words."""
     detail: str = ""
+
+
+@frozen
+class Waiting:
+    """What a tool waits for that waits on its provider. (Made out of the signals above; it is none itself.)"""
+
+    error: ErrorClass | None
+    """How its provider failed it; None when that is not known."""
+    until: datetime | None
+    """Aware; None when no instant was told."""
+    delay_secs: float | None
+    """In how many seconds the tool said that it would try again, counted from then; None when it did not."""
+    detail: str
+    """What it said, which may name a time in words."""
 
 
 @frozen

@@ -11,6 +11,8 @@ from attrs import field, frozen
 
 from darkfactory.model.actions import Cause, Stop
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig
+from darkfactory.model.providers import Block, DaySpending, Minutes, Provider, RateLimitTracker, Spending
+from darkfactory.model.signals import Waiting
 
 
 class Phase(Enum):
@@ -34,6 +36,14 @@ class Run:
     excused: int
     """How many of the attempts before it used none of the agent's `retries`."""
     since: float
+    provider: str | None = None
+    """Whose limits it shares; None where it calls nobody that is known."""
+    fallback: bool = False
+    """It runs with the agent's fallback."""
+    fell_back: bool = False
+    """It does, or an attempt of the same request before it did."""
+    spent: Spending = field(factory=Spending)
+    """What was counted for it at its provider: never less than one call."""
     phase: Phase = Phase.STARTING
     pid: int | None = None
     last_output: float | None = None
@@ -41,6 +51,12 @@ class Run:
     output_bytes: int = 0
     finished_at: float | None = None
     """When its terminal event was seen; None as long as it has more to say."""
+    waiting: Waiting | None = None
+    """What it waits for at its provider."""
+    waits_since: float | None = None
+    """Set with it: since when, whatever it was told meanwhile."""
+    waits_until: float = -inf
+    """Until when it was told to wait, at least."""
     renew_at: float | None = None
     """Where a Moderate correction set its deadline."""
     stop: Stop | None = None
@@ -62,9 +78,13 @@ class Request:
     not_before: float = -inf
     """Trio seconds."""
     delayed_by: str = "backoff"
-    """What `not_before` comes from: backoff, cooldown or jitter."""
+    """What `not_before` comes from: backoff, cooldown, jitter, or a cause that goes by itself."""
     waits_for: str | None = None
     """The reason that was last recorded for its waiting; None before the gate saw it."""
+    until: datetime | None = None
+    """UTC: it waited for its provider until then, and its age counts from then."""
+    fell_back: bool = False
+    """An attempt before it ran with the agent's fallback."""
 
     @property
     def key(self) -> tuple[str, Cause]:
@@ -93,6 +113,8 @@ class AgentState:
     hold: Hold | None = None
     missing: str | None = None
     """Why its program cannot be started; None while it can."""
+    without_fallback: bool = False
+    """Its fallback's program cannot be found."""
     refused: str | None = None
     """The reason of the last refusal that was recorded, until something is admitted or queued again."""
     cursor: datetime | None = None
@@ -100,7 +122,7 @@ class AgentState:
     bad_ends: tuple[float, ...] = ()
     """The ends that count against the restart intensity, oldest first, within the period."""
     waits: int = 0
-    """The ends in a row whose cause goes by itself: its provider's limits, a budget."""
+    """The ends in a row whose cause goes by itself, and that no provider is blocked for."""
     begun: int = 0
     """Runs admitted since the factory started."""
     restarts: int = 0
@@ -165,6 +187,9 @@ class State:
     """Makes run ids and jitter, so that one seed and one history give one future."""
     begun: int = 0
     """Runs admitted so far."""
+    rate_limits: RateLimitTracker = field(factory=RateLimitTracker)
+    providers: Mapping[str, Provider] = field(factory=dict)
+    """By key: those of the agents and of their fallbacks."""
     undeclared: Durable = field(factory=lambda: Durable())
     """What the journal remembers of agents that are not in the fleet file; it stays as it was."""
 
@@ -183,6 +208,8 @@ class Pending:
     occurrence: datetime | None = None
     attempt: int = 1
     excused: int = 0
+    until: datetime | None = None
+    fell_back: bool = False
 
 
 @frozen
@@ -199,3 +226,9 @@ class Durable:
     alive: Mapping[str, str] = field(factory=dict)
     """Run id -> agent: begun and without a verdict."""
     runs_on: Mapping[str, tuple[date, int]] = field(factory=dict)
+    calls: Mapping[tuple[str, str], Minutes] = field(factory=dict)
+    """By agent and provider: see `RateLimitTracker`."""
+    spent_on: Mapping[str, DaySpending] = field(factory=dict)
+    """By provider."""
+    blocks: Mapping[str, Block] = field(factory=dict)
+    """By provider; who tries is not remembered."""

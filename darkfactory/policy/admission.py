@@ -22,6 +22,9 @@ REQUEST_TTL_SECS: Final = 3600.0
 ON_TIME_SECS: Final = 5.0
 """An occurrence this late counts as on time, whatever `catchup_secs` says: a busy machine is no misfire."""
 
+PROVIDER_WAITS: Final = {"throttled", "budget"}
+"""Reasons to wait that are a provider's limits: the time that a request waits for them makes it no older."""
+
 EARLY_SECS: Final = 0.001
 """A sleep may end one rounding error early (measured on mock clocks); deadlines this near have come."""
 
@@ -36,6 +39,8 @@ class Surroundings:
     """Runs without a verdict, of all agents."""
     disk_low: str | None = None
     """`State.disk_low`."""
+    provider: Queue | None = None
+    """What it waits for where it would run; None when it need not."""
     siblings: Queue | None = None
     """What the agent waits for because it restarts together with others; None when it need not."""
 
@@ -65,13 +70,13 @@ def _refusal(agent: AgentState, request: Request, around: Surroundings) -> Refus
 
 def _lateness(agent: AgentState, request: Request, when: Moment) -> Refuse | None:
     definition = agent.definition
-    if request.cause is Cause.ALWAYS_ON:
+    if request.cause is Cause.ALWAYS_ON or request.waits_for in PROVIDER_WAITS:
         return None
     if request.occurrence is not None and request.attempt == 1:
         allowed = max(definition.catchup_secs, ON_TIME_SECS) + definition.jitter_secs
-        if when.utc - request.occurrence > timedelta(seconds=allowed):
+        if when.utc - max(request.occurrence, request.until or request.occurrence) > timedelta(seconds=allowed):
             return Refuse("missed", f"older than catchup_secs ({definition.catchup_secs:g}) when it could start")
-    elif when.utc - request.wanted_at > timedelta(seconds=REQUEST_TTL_SECS):
+    elif when.utc - max(request.wanted_at, request.until or request.wanted_at) > timedelta(seconds=REQUEST_TTL_SECS):
         return Refuse("expired", f"waited longer than {REQUEST_TTL_SECS:g} s")
     return None
 
@@ -85,6 +90,8 @@ def _wait(agent: AgentState, request: Request, around: Surroundings) -> Queue | 
         return Queue("disk", f"{around.disk_low}, min_free_bytes is {around.config.min_free_bytes}")
     if around.siblings is not None:
         return around.siblings
+    if around.provider is not None:
+        return around.provider
     if around.live_runs >= around.config.max_concurrent_runs:
         return Queue("max_concurrent_runs", f"{around.live_runs} runs live")
     return None

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from math import inf
 from typing import Final
 
 from attrs import asdict, evolve
 
 from darkfactory.model import actions, events
 from darkfactory.model.actions import Action, Cause, Queue, Refuse, Severity
-from darkfactory.model.ends import Reason, Verdict
+from darkfactory.model.ends import ErrorClass, Reason, Verdict
 from darkfactory.model.events import Event, Moment
 from darkfactory.model.fleet import AgentLayer, OrchestratorConfig, Overlap
+from darkfactory.model.providers import DaySpending, Provider, RateLimitTracker
+from darkfactory.model.signals import Waiting
 from darkfactory.model.state import AgentState, Durable, Phase, Request, Run, State
-from darkfactory.policy import admission, correction, redefinition, restart, shutdown, siblings
+from darkfactory.policy import admission, correction, providers, redefinition, restart, shutdown, siblings
 from darkfactory.policy.chance import fraction
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
@@ -51,6 +54,12 @@ def initial(
     undeclared = _undeclared(config, durable)
     draft = Draft.of(State(config, {}, sweep_at=when.at + SWEEP_SECS, seed=seed, undeclared=undeclared), when)
     forgotten: set[tuple[str, Cause]] = set()
+    draft.rate_limits = RateLimitTracker.of(durable.calls)
+    for name in sorted({*durable.spent_on, *durable.blocks, *config.providers, *config.providers_in_use()}):
+        spent_on = durable.spent_on.get(name, DaySpending())
+        draft.providers[name] = Provider(spent_on=spent_on, block=durable.blocks.get(name))
+    for provider, limits in config.providers.items():
+        draft.rate_limits = draft.rate_limits.update_limit(provider, limits.calls_per_hour)
     for definition in config.agents:
         ages = ((when.utc - end).total_seconds() for end in durable.bad_ends.get(definition.name, ()))
         # an end that the stepped clock puts into the future happened before now all the same
@@ -79,7 +88,16 @@ def initial(
                 )
                 not_before, delayed_by = when.at + wait, "backoff"
             draft.queue[name, cause] = Request(
-                name, cause, waits.wanted_at, waits.occurrence, waits.attempt, waits.excused, not_before, delayed_by
+                name,
+                cause,
+                waits.wanted_at,
+                waits.occurrence,
+                waits.attempt,
+                waits.excused,
+                not_before,
+                delayed_by,
+                until=waits.until,
+                fell_back=waits.fell_back,
             )
     for name, agent in draft.agents.items():
         if agent.hold is not None:
@@ -175,13 +193,24 @@ def _deadlines(draft: Draft) -> None:
         draft.gate_moved = True
     if draft.sweep_at <= at:
         draft.sweep_at = draft.when.at + SWEEP_SECS
+        providers.save(draft, *draft.providers)
+        _hold_to_limits(draft, *draft.providers)
         draft.touched.update(dict.fromkeys(draft.agents))
         draft.gate_moved = draft.ask_all = True
+
+
+def _hold_to_limits(draft: Draft, *names: str) -> None:
+    for name in names:
+        stopped, why = providers.watch(draft, name)
+        for run in stopped:
+            stop_run(draft, run, Reason.BUDGET, why)
 
 
 def _tools_checked(draft: Draft, event: events.ToolsChecked) -> None:
     for name, agent in draft.agents.items():
         missing = event.missing.get(name)
+        if agent.without_fallback is not (name in event.without_fallback):
+            agent = draft.change(name, without_fallback=not agent.without_fallback)
         if missing == agent.missing:
             continue
         if missing is not None:
@@ -265,6 +294,31 @@ def _output_seen(draft: Draft, event: events.OutputSeen) -> None:
     limit = draft.agents[run.agent].definition.max_output_bytes
     if event.output_bytes > limit:
         stop_run(draft, run, Reason.OUTPUT_LIMIT, f"wrote more than max_output_bytes ({limit})")
+    if event.waiting != run.waiting:
+        _waits_anew(draft, run, event.waiting)
+    if run.provider is None:
+        return
+    if event.answered:
+        providers.answered(draft, run)
+    if providers.spent(draft, run, event.spent):
+        _hold_to_limits(draft, run.provider)
+
+
+def _waits_anew(draft: Draft, run: Run, waiting: Waiting | None) -> None:
+    """A run waits at its provider, is told something else there, or gets on."""
+    if waiting is None:
+        draft.change_run(run, waiting=None, waits_since=None, waits_until=-inf)
+        return
+    when, until = draft.when, -inf
+    if waiting.until is not None:
+        until = when.at + (waiting.until - when.utc).total_seconds()
+    elif waiting.delay_secs is not None:
+        until = when.at + waiting.delay_secs
+    since = when.at if run.waits_since is None else run.waits_since
+    draft.change_run(run, waiting=waiting, waits_since=since, waits_until=until)
+    if run.provider is not None and waiting.until is not None and waiting.error in providers.BLOCKING:
+        # the others need not find that out for themselves, however this one goes on
+        providers.turned_away(draft, run, waiting.error, waiting.until, waiting.detail)
 
 
 def _memory_exceeded(draft: Draft, event: events.MemoryExceeded) -> None:
@@ -310,6 +364,10 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
     if after.counts:
         bad_ends += (event.when.at,)
     waits = agent.waits + 1 if verdict.reason in (Reason.THROTTLED, Reason.BUDGET) else 0
+    if run.provider is not None:
+        providers.spent(draft, run, event.spent)
+        providers.ended(draft, run, verdict)
+        _hold_to_limits(draft, run.provider)
     draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits)
     draft.actions.append(correction.judged(run.agent, verdict.reason))
     draft.gate_moved = True
@@ -325,11 +383,16 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None
     agent = draft.agents[run.agent]
     layer = draft.config.layers[run.layer]
     again = restart.after(verdict.reason, run.layer)
+    waits: Queue | None = None
     match again:
         case Again.NO | Again.RECONCILED:
             return
         case Again.CURED if verdict.reason is Reason.DISK:
             delay, delayed_by = 0.0, "disk"  # nothing to wait for but the gate
+        case Again.CURED if verdict.error_class is ErrorClass.BUDGET and run.layer is not AgentLayer.SAFETY:
+            return  # its own; it is not given again by waiting: begun anew, the run would spend as much once more
+        case Again.CURED if (obstacle := providers.obstacle(draft, run.provider)) is not None:
+            delay, delayed_by, waits = 0.0, obstacle.reason, obstacle  # nor here
         case Again.CURED:
             resets_at = verdict.resets_at
             delay = restart.wait(agent.waits, (resets_at - draft.when.utc).total_seconds() if resets_at else None)
@@ -365,8 +428,11 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None
         excused=0 if run.cause is Cause.ALWAYS_ON else run.excused + (again in restart.EXCUSED),
         not_before=draft.when.at + delay,
         delayed_by=delayed_by,
+        fell_back=run.fell_back and verdict.reason is Reason.THROTTLED,
     )
-    enqueue(draft, request, Queue(delayed_by, f"for {delay:.1f} s" if delay else ""))
+    if waits is not None:  # where it would run now may be another provider
+        waits = providers.choose(draft, request).waits or waits
+    enqueue(draft, request, waits or Queue(delayed_by, f"for {delay:.1f} s" if delay else ""))
 
 
 def _start_asked(draft: Draft, event: events.StartAsked) -> None:

@@ -16,6 +16,7 @@ from attrs import define, evolve, field
 from darkfactory.model.actions import Action, Admission, Cause, Record, Severity
 from darkfactory.model.events import Moment
 from darkfactory.model.fleet import OrchestratorConfig
+from darkfactory.model.providers import Provider, RateLimitTracker
 from darkfactory.model.state import AgentState, Durable, Regroup, Request, Run, State, Stopping
 
 
@@ -36,6 +37,8 @@ class Draft:
     sweep_at: float
     seed: int
     begun: int
+    rate_limits: RateLimitTracker
+    providers: dict[str, Provider]
     undeclared: Durable
     actions: list[Action] = field(factory=list)
     touched: dict[str, None] = field(factory=dict)
@@ -64,6 +67,8 @@ class Draft:
             sweep_at=state.sweep_at,
             seed=state.seed,
             begun=state.begun,
+            rate_limits=state.rate_limits,
+            providers=dict(state.providers),
             undeclared=state.undeclared,
         )
 
@@ -82,6 +87,8 @@ class Draft:
             sweep_at=self.sweep_at,
             seed=self.seed,
             begun=self.begun,
+            rate_limits=self.rate_limits,
+            providers=self.providers,
             undeclared=self.undeclared,
         )
         return state, tuple(self.actions)

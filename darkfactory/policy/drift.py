@@ -34,7 +34,7 @@ _COLUMNS: Final = 6
 
 @define(eq=False)
 class Window:
-    """A ring of buckets with six counters each, and their sums; 3 KB. A bucket's number is its time over its width."""
+    """A ring of buckets with six counters each, and their sums; 4 KB. A bucket's number is its time over its width."""
 
     width: float
     """Seconds; of one bucket."""
@@ -42,24 +42,28 @@ class Window:
     """The number of the bucket that time has come to."""
     sums: list[int] = field(factory=lambda: [0] * _COLUMNS)
     _ring: array[int] = field(factory=lambda: array("Q", bytes(8 * BUCKETS * _COLUMNS)))
+    _used: array[int] = field(factory=lambda: array("Q"))
+    """The numbers of the buckets that something was counted into, oldest first: the others need no emptying."""
 
     def add(self, at: float, *counts: int) -> None:
         """Count what was seen at `at`, in the order of the columns."""
         self.move(at)
+        if not self._used or self._used[-1] != self.newest:
+            self._used.append(self.newest)
         first = self.newest % BUCKETS * _COLUMNS
         for column, count in enumerate(counts):
-            self._ring[first + column] += count
-            self.sums[column] += count
+            if count:
+                self._ring[first + column] += count
+                self.sums[column] += count
 
     def move(self, at: float) -> None:
         """Forget what has fallen out of the window by `at`. Time does not go back."""
-        number = int(at // self.width)
-        for passed in range(max(self.newest + 1, number - BUCKETS + 1), number + 1):
-            first = passed % BUCKETS * _COLUMNS
+        self.newest = max(self.newest, int(at // self.width))
+        while self._used and self._used[0] <= self.newest - BUCKETS:
+            first = self._used.pop(0) % BUCKETS * _COLUMNS
             for column in range(_COLUMNS):
                 self.sums[column] -= self._ring[first + column]
                 self._ring[first + column] = 0
-        self.newest = max(self.newest, number)
 
 
 @define(eq=False)
@@ -106,6 +110,11 @@ class NightwatchMonitor:
         metrics = metrics_of(watched.window.sums, self.config.min_samples)
         score = score_of(metrics)
         return DriftScore(agent, score, metrics, level_of(score, metrics, self.config, watched.level))
+
+    @property
+    def seen(self) -> list[str]:
+        """The agents of which something was seen."""
+        return list(self._agents)
 
     def all_drift_scores(self, at: float) -> list[DriftScore]:
         """The drift of every agent of which something was seen."""

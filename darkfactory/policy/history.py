@@ -12,9 +12,12 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from attrs import evolve
+
 from darkfactory.model.actions import Cause, Record
-from darkfactory.model.ends import Reason
+from darkfactory.model.ends import ErrorClass, Reason
 from darkfactory.model.events import Moment
+from darkfactory.model.providers import Block, DaySpending, RateLimitTracker, Spending
 from darkfactory.model.state import Durable, Hold, Pending, State
 from darkfactory.policy.restart import AFTER, within_period
 
@@ -45,6 +48,9 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
     pending: dict[tuple[str, Cause], Pending] = {}
     alive: dict[str, str] = {}
     runs_on: dict[str, tuple[date, int]] = {}
+    calls = RateLimitTracker()
+    spent_on: dict[str, DaySpending] = {}
+    blocks: dict[str, Block] = {}
 
     for line in lines:
         utc = instant(line["utc"])
@@ -55,6 +61,8 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 cursors, holds = dict(durable.cursors), dict(durable.holds)
                 bad_ends = {name: list(ends) for name, ends in durable.bad_ends.items()}
                 pending, alive, runs_on = dict(durable.pending), dict(durable.alive), dict(durable.runs_on)
+                calls = RateLimitTracker.of(durable.calls)
+                spent_on, blocks = dict(durable.spent_on), dict(durable.blocks)
             case "schedule_armed":
                 cursors[agent] = (line["schedule"], utc)
                 pending.pop((agent, Cause.CRON), None)
@@ -68,8 +76,14 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 pending[agent, Cause.CRON] = Pending(utc, scheduled)
             case "queued" if line["cause"] != Cause.ALWAYS_ON.value:
                 occurrence = instant(line["occurrence"]) if line.get("occurrence") else None
+                until = instant(line["until"]) if line.get("until") else None
                 pending[agent, Cause(line["cause"])] = Pending(
-                    instant(line["wanted_at"]), occurrence, line["attempt"], line.get("excused", 0)
+                    instant(line["wanted_at"]),
+                    occurrence,
+                    line["attempt"],
+                    line.get("excused", 0),
+                    until,
+                    line.get("fell_back", False),
                 )
             case "dropped":
                 pending.pop((agent, Cause(line["cause"])), None)
@@ -79,6 +93,20 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 day = utc.astimezone(zone).date()
                 before = runs_on.get(agent)
                 runs_on[agent] = (day, before[1] + 1 if before is not None and before[0] == day else 1)
+                provider = line.get("provider")
+                if provider is not None:
+                    spent_on[provider] = spent_on.get(provider, DaySpending()).and_more(day, Spending(calls=1))
+                    calls = calls.record_call(agent, provider, utc)
+            case "spent":
+                provider, more = line["provider"], Spending(line["calls"], line["tokens"], line["usd"])
+                day = utc.astimezone(zone).date()
+                spent_on[provider] = spent_on.get(provider, DaySpending()).and_more(day, more)
+                calls = calls.record_call(agent, provider, utc, more.calls)
+            case "provider_blocked":
+                error = ErrorClass(line["error_class"])
+                blocks[line["provider"]] = Block(instant(line["until"]), line["times"], error, line["detail"])
+            case "provider_serves":
+                blocks.pop(line["provider"], None)
             case "run_ended":
                 alive.pop(line["run"], None)
                 if AFTER[Reason(line["reason"])].counts:
@@ -90,7 +118,8 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 bad_ends.pop(agent, None)
             case _:
                 pass
-    return Durable(cursors, holds, {name: tuple(ends) for name, ends in bad_ends.items()}, pending, alive, runs_on)
+    ends_by_agent = {name: tuple(ends) for name, ends in bad_ends.items()}
+    return Durable(cursors, holds, ends_by_agent, pending, alive, runs_on, calls.calls, spent_on, blocks)
 
 
 def durable_of(state: State, when: Moment) -> Durable:
@@ -114,9 +143,19 @@ def durable_of(state: State, when: Moment) -> Durable:
         bad_ends[name] = tuple(when.utc - timedelta(seconds=when.at - end) for end in counting)
     for key, request in state.queue.items():
         if request.cause is not Cause.ALWAYS_ON:
-            pending[key] = Pending(request.wanted_at, request.occurrence, request.attempt, request.excused)
+            pending[key] = Pending(
+                request.wanted_at,
+                request.occurrence,
+                request.attempt,
+                request.excused,
+                request.until,
+                request.fell_back,
+            )
     bad_ends = {name: ends for name, ends in bad_ends.items() if ends}
-    return Durable(cursors, holds, bad_ends, pending, dict(state.runs), runs_on)
+    spent_on = {name: each.spent_on for name, each in state.providers.items() if each.spent_on != DaySpending()}
+    blocks = {name: evolve(each.block, probe=None) for name, each in state.providers.items() if each.block is not None}
+    calls = state.rate_limits.calls
+    return Durable(cursors, holds, bad_ends, pending, dict(state.runs), runs_on, calls, spent_on, blocks)
 
 
 def snapshot(durable: Durable, when: Moment) -> Record:
@@ -138,11 +177,22 @@ def snapshot(durable: Durable, when: Moment) -> Record:
                     timestamp(waits.occurrence) if waits.occurrence else None,
                     waits.attempt,
                     waits.excused,
+                    timestamp(waits.until) if waits.until else None,
+                    waits.fell_back,
                 ]
                 for (agent, cause), waits in durable.pending.items()
             ],
             "alive": dict(durable.alive),
             "runs_on": {agent: [day.isoformat(), count] for agent, (day, count) in durable.runs_on.items()},
+            "calls": [[*key, minutes] for key, minutes in durable.calls.items()],
+            "spent_on": {
+                provider: [on.day.isoformat(), on.spent.calls, on.spent.tokens, on.spent.usd]
+                for provider, on in durable.spent_on.items()
+            },
+            "blocks": {
+                provider: [timestamp(block.until), block.times, block.error.value, block.detail]
+                for provider, block in durable.blocks.items()
+            },
         },
     )
 
@@ -156,13 +206,38 @@ def from_snapshot(line: Mapping[str, Any]) -> Durable:
             for agent, (reason, since, detail) in line.get("holds", {}).items()
         },
         bad_ends={agent: tuple(map(instant, ends)) for agent, ends in line.get("bad_ends", {}).items()},
-        pending={
-            (agent, Cause(cause)): Pending(
-                instant(wanted_at), instant(occurrence) if occurrence else None, attempt, *excused
-            )
-            # journals of the first release have no count of excused attempts
-            for agent, cause, wanted_at, occurrence, attempt, *excused in line.get("pending", ())
-        },
+        pending={(agent, Cause(cause)): _pending(*waits) for agent, cause, *waits in line.get("pending", ())},
         alive=line.get("alive", {}),
         runs_on={agent: (date.fromisoformat(day), count) for agent, (day, count) in line.get("runs_on", {}).items()},
+        calls={
+            (agent, provider): tuple((minute, count) for minute, count in minutes)
+            for agent, provider, minutes in line.get("calls", ())
+        },
+        spent_on={
+            provider: DaySpending(date.fromisoformat(day), Spending(*spent))
+            for provider, (day, *spent) in line.get("spent_on", {}).items()
+        },
+        blocks={
+            provider: Block(instant(until), times, ErrorClass(error), detail)
+            for provider, (until, times, error, detail) in line.get("blocks", {}).items()
+        },
+    )
+
+
+def _pending(
+    wanted_at: str,
+    occurrence: str | None,
+    attempt: int,
+    excused: int = 0,
+    until: str | None = None,
+    fell_back: bool = False,
+) -> Pending:
+    """From a snapshot; earlier releases wrote less of it."""
+    return Pending(
+        instant(wanted_at),
+        instant(occurrence) if occurrence else None,
+        attempt,
+        excused,
+        instant(until) if until else None,
+        fell_back,
     )

@@ -15,8 +15,9 @@ from darkfactory.model.actions import Admit as Admitted
 from darkfactory.model.actions import Cause, Queue, Refuse, Severity, StartRun, Stop, StopRun
 from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import AgentLayer
+from darkfactory.model.providers import Spending
 from darkfactory.model.state import Phase, Request, Run
-from darkfactory.policy import admission, limits, siblings
+from darkfactory.policy import admission, limits, providers, siblings
 from darkfactory.policy.chance import token
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
@@ -41,7 +42,8 @@ def reconcile(draft: Draft) -> None:
 def _reconcile_agent(draft: Draft, name: str) -> None:
     agent = draft.agents[name]
     if agent.run is not None:
-        limit = limits.next_limit(agent.run, agent.definition, announces=agent.announces)
+        announces = agent.announces and not agent.run.fallback  # of what it fell back on that is not known
+        limit = limits.next_limit(agent.run, agent.definition, announces=announces)
         if limit is None:
             return
         if limit.at <= draft.when.at + admission.EARLY_SECS:
@@ -67,8 +69,7 @@ def stop_run(draft: Draft, run: Run, reason: Reason, detail: str, *, lingered: b
 
 def enqueue(draft: Draft, request: Request, waits: Queue) -> None:
     """Let a request wait for a reason that is known already."""
-    draft.queue[request.key] = evolve(request, waits_for=waits.reason)
-    _record_waiting(draft, request, waits)
+    draft.queue[request.key] = _made_to_wait(draft, request, waits)
     if request.not_before > draft.when.at:
         draft.wake(request.agent, request.not_before)
 
@@ -101,7 +102,8 @@ def ask_gate(draft: Draft, request: Request) -> Queue | Refuse | None:
 
 def _ask_gate(draft: Draft, request: Request, obstacle: siblings.Obstacle | None) -> Queue | Refuse | None:
     waits = obstacle.waits if obstacle is not None and request.agent in obstacle.members else None
-    around = admission.Surroundings(draft.config, draft.when, len(draft.runs), draft.disk_low, waits)
+    provider = providers.choose(draft, request).waits
+    around = admission.Surroundings(draft.config, draft.when, len(draft.runs), draft.disk_low, provider, waits)
     return admission.admit(draft.agents[request.agent], request, around)
 
 
@@ -119,10 +121,12 @@ def _pass_gate(draft: Draft, looked_at: Container[str]) -> None:
             case Queue():
                 draft.outcomes[request.key] = answer
                 if request.waits_for != answer.reason:
-                    _record_waiting(draft, request, answer)
-                waiting[request.key] = evolve(request, waits_for=answer.reason)
+                    request = _made_to_wait(draft, request, answer)
+                waiting[request.key] = request
                 if request.not_before > draft.when.at:
                     draft.wake(request.agent, request.not_before)
+                if answer.until is not None:
+                    draft.wake(request.agent, draft.when.at + (answer.until - draft.when.utc).total_seconds())
                 if obstacle is not None and answer is obstacle.waits and obstacle.until > draft.when.at:
                     draft.wake(request.agent, obstacle.until)
             case Refuse():
@@ -143,8 +147,22 @@ def _waits_on(draft: Draft, request: Request, obstacle: siblings.Obstacle | None
             return draft.agents[request.agent].run is not None
         case "max_concurrent_runs":
             return obstacle is None and len(draft.runs) >= draft.config.max_concurrent_runs
+        case "throttled" | "budget" if (waits := providers.choose(draft, request).waits) is not None:
+            return waits.reason == request.waits_for
         case waits_for:
             return waits_for == request.delayed_by and request.not_before > draft.when.at + admission.EARLY_SECS
+
+
+def _made_to_wait(draft: Draft, request: Request, waits: Queue) -> Request:
+    """The request as it waits from now on, for another reason than before."""
+    until = request.until
+    if waits.reason in admission.PROVIDER_WAITS:
+        until = waits.until or draft.when.utc
+    elif request.waits_for in admission.PROVIDER_WAITS:
+        until = draft.when.utc
+    request = evolve(request, waits_for=waits.reason, until=until)
+    _record_waiting(draft, request, waits)
+    return request
 
 
 def _record_waiting(draft: Draft, request: Request, waits: Queue) -> None:
@@ -159,6 +177,8 @@ def _record_waiting(draft: Draft, request: Request, waits: Queue) -> None:
         occurrence=timestamp(request.occurrence) if request.occurrence else None,
         attempt=request.attempt,
         excused=request.excused or None,
+        fell_back=request.fell_back or None,
+        until=timestamp(request.until) if request.until is not None else None,
         reason=waits.reason,
         detail=waits.detail,
     )
@@ -168,6 +188,7 @@ def _begin(draft: Draft, request: Request) -> None:
     agent = draft.agents[request.agent]
     definition = agent.definition
     when = draft.when
+    place = providers.choose(draft, request)
     run_id = f"{definition.name}-{when.utc:%Y%m%d-%H%M%S}-{token(draft.seed, draft.begun, timestamp(when.utc))}"
     run = Run(
         id=run_id,
@@ -178,6 +199,10 @@ def _begin(draft: Draft, request: Request) -> None:
         attempt=request.attempt,
         excused=request.excused,
         since=when.at,
+        provider=place.provider,
+        fallback=place.fallback,
+        fell_back=place.fallback or request.fell_back,
+        spent=Spending(calls=1) if place.provider is not None else Spending(),
     )
     today = when.utc.astimezone(draft.config.timezone).date()
     so_far = agent.runs_on[1] if agent.runs_on is not None and agent.runs_on[0] == today else 0
@@ -201,7 +226,10 @@ def _begin(draft: Draft, request: Request) -> None:
         cause=request.cause.value,
         occurrence=timestamp(request.occurrence) if request.occurrence else None,
         attempt=request.attempt,
+        provider=run.provider,
+        fallback=run.fallback or None,
     )
+    providers.begun(draft, run, instead_of=draft.config.provider_of(definition) if run.fallback else None)
     draft.actions.append(
         StartRun(
             run_id=run_id,
@@ -210,6 +238,7 @@ def _begin(draft: Draft, request: Request) -> None:
             cause=request.cause,
             occurrence=request.occurrence,
             attempt=request.attempt,
+            fallback=run.fallback,
         )
     )
     _reconcile_agent(draft, definition.name)

@@ -1,18 +1,20 @@
 """An agent's definition is read anew: what of it is taken over, and what is said about that.
 
 Agents can write the fleet file. So nothing is taken from it that says which program runs, with what arguments, in what
-surroundings or with what rights: for those, a person restarts the factory.
+surroundings or with what rights: for those, a person restarts the factory. The task of a plain program may be the
+program itself, as the script of a `bash` agent is; so it is not taken either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from attrs import evolve
 
 from darkfactory.model.actions import Cause, Redefine, Refuse, Severity
 from darkfactory.model.events import DefinitionRead
-from darkfactory.model.fleet import AgentDefinition
+from darkfactory.model.fleet import AgentDefinition, ToolConfig
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.quoting import plain
 from darkfactory.policy.reconcile import drop
@@ -46,6 +48,11 @@ def redefine(draft: Draft, event: DefinitionRead) -> None:
     changed = {key: getattr(found, key) for key in READ_ANEW if getattr(found, key) != getattr(before, key)}
     if not changed:
         draft.record("definition_kept", durable=False, agent=name, detail="the fleet file says what it said")
+    if "task" in changed and _may_be_script(before, draft.config.tools):
+        del changed["task"]
+        detail = "its task has changed, and may be a script: that takes a restart"
+        draft.record("definition_kept", Severity.WARNING, durable=False, agent=name, detail=detail)
+    if not changed:
         return
     definition = evolve(before, **changed)
     draft.change(name, definition=definition)
@@ -58,6 +65,14 @@ def redefine(draft: Draft, event: DefinitionRead) -> None:
         draft.change(name, cursor=draft.when.utc)
         draft.record("schedule_armed", agent=name, schedule=definition.schedule)
     draft.actions.append(Redefine(definition, draft.when.utc if rearmed else None))
+
+
+def _may_be_script(agent: AgentDefinition, tools: Mapping[str, ToolConfig]) -> bool:
+    """Whether its program is a plain one: what such a program makes of a task is not known."""
+    tool = tools.get(agent.cli_tool)
+    if tool is None:
+        return agent.cli_tool.rpartition("/")[2] == "bash"
+    return tool.success is None and tool.jsonl is None
 
 
 def _drop_occurrence(draft: Draft, name: str) -> None:

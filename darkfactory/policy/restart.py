@@ -57,8 +57,7 @@ AFTER = {
     Reason.OUTPUT_LIMIT: _BAD,
     Reason.MAX_TURNS: _BAD,
     Reason.THROTTLED: _WAITS,
-    # What was given to one run is not given again by waiting: begun anew by itself, it would spend as much once more.
-    Reason.BUDGET: After(counts=False, safety=Again.CURED, others=Again.NO),
+    Reason.BUDGET: _WAITS,
     Reason.CORRECTED_SEVERE: After(counts=True, safety=Again.BACKED_OFF, others=Again.REPEATED, judged_anew=True),
     Reason.CORRECTED_MODERATE: After(counts=False, safety=Again.RECONCILED, others=Again.NO, judged_anew=True),
     Reason.CANCELLED: _ENDED_FROM_OUTSIDE,

@@ -8,6 +8,7 @@ kill, sweep, the last of the output, verdict.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ from attrs import asdict, define, evolve, field, frozen
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process
 from darkfactory.errors import SpawnFailed
-from darkfactory.model.actions import StartRun, Stop
+from darkfactory.model.actions import Queue, StartRun, Stop
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.events import DiskChecked, Moment, RunEnded, RunStarted
 from darkfactory.model.fleet import AgentDefinition, PromptVia
@@ -86,6 +87,10 @@ class Workplace:
     min_free_bytes: int
     nice: int
     nightwatch: Nightwatch
+    obstacle: Callable[[str], Queue | None]
+    """What has come up since a run was admitted, by its id, for which it may not start after all."""
+    fallback: Workplace | None = None
+    """The same for a run with the agent's fallback, if it has one."""
     sessions: dict[str, Usage] = field(factory=dict)
     """What the agent's last sessions had used up when their last run ended, where its tool tells no less than that."""
 
@@ -96,6 +101,9 @@ async def run_agent(handle: RunHandle, place: Workplace) -> None:
     Cancellation stops the run and is delivered after its clean-up, which takes the stop's grace plus what killing and
     reading need.
     """
+    if handle.order.fallback:
+        assert place.fallback is not None
+        place = place.fallback
     watch, name = place.nightwatch, place.agent.name
     observe, trouble = partial(watch.observe, name), partial(watch.observe_trouble, name)
     intake = Intake(handle.order.run_id, place.tool, place.sender, observe, trouble, place.sessions)
@@ -123,6 +131,8 @@ class _LiveRun:
     process: Process | None = None
     exit_code: int | None = None
     failure: SpawnFailed | None = None
+    refused: Queue | None = None
+    """Why it was not started after all."""
     stopped: Stop | None = None
     """Why we ended it; None when it ended by itself."""
     said_before: Finished | None = None
@@ -136,11 +146,14 @@ class _LiveRun:
     @property
     def over(self) -> bool:
         """It ended by itself, or never began."""
-        return self.exit_code is not None or self.failure is not None
+        return self.exit_code is not None or self.failure is not None or self.refused is not None
 
     async def live(self) -> None:
         order, place = self.handle.order, self.place
         await place.machine.journal.wait_durable(self.handle.journalled)
+        self.refused = place.obstacle(order.run_id)
+        if self.refused is not None:
+            return
         try:
             self.process = await place.machine.launcher.launch(self._spec(), self.intake)
         except SpawnFailed as failure:
@@ -212,8 +225,10 @@ class _LiveRun:
         if self.process is not None:
             self._summarise(now, verdict)
         self._remember_session()
-        totals = self.intake.tally.totals
-        event = RunEnded(now, self.handle.order.run_id, verdict, self.exit_code, self.unreaped, totals)
+        tally = self.intake.tally
+        event = RunEnded(
+            now, self.handle.order.run_id, verdict, self.exit_code, self.unreaped, tally.totals, tally.spent
+        )
         await self.place.sender.send(event)
 
     def _judge(self) -> Verdict:
@@ -222,6 +237,8 @@ class _LiveRun:
             error = ErrorClass.TOOL_MISSING if self.failure.reason == "tool_missing" else ErrorClass.UNKNOWN
             detail = f"{self.failure.reason}: {self.failure.detail}"
             return Verdict(Reason.FAILED, detail, error, CLASSES[error].retryable, decided_by="the start")
+        if self.refused is not None:
+            return Verdict(Reason(self.refused.reason), self.refused.detail, decided_by="the look at its start")
         if self.process is None and stop is not None:
             return Verdict(stop.reason, "stopped before its process existed", decided_by="the stop")
         tally = self.intake.tally
@@ -236,9 +253,13 @@ class _LiveRun:
         if stop is None and said is None and self.intake.output_bytes > limit:
             detail = f"wrote more than max_output_bytes ({limit}); the rest was not read"
             stop = Stop(Reason.OUTPUT_LIMIT, 0.0, detail)
+        clock = self.place.sender.clock
+        env = environment(self.place.agent, self.place.tool, self.place.machine.environ)
         verdict = judge(
             Evidence(
                 tally=tally,
+                now=clock.utc(),
+                zone=clock.zone(env.get("TZ")),
                 finished=said,
                 exit_code=self.exit_code,
                 stopped=stop.reason if stop is not None and not stop.lingered else None,

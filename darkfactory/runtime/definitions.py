@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import trio
 from attrs import define, evolve, field
 
-from darkfactory.config import load_config
+from darkfactory.config import parse_config
 from darkfactory.devices import threads
 from darkfactory.errors import ConfigError
 from darkfactory.model.actions import Redefine
@@ -61,7 +61,9 @@ class Definitions:
     def redefine(self, order: Redefine) -> None:
         """Let the agent's next run, and its schedule, go by the new definition."""
         definition = order.definition
-        self.places[definition.name] = evolve(self.places[definition.name], agent=definition)
+        place = self.places[definition.name]
+        fallback = place.fallback and evolve(place.fallback, agent=definition.fallen_back())
+        self.places[definition.name] = evolve(place, agent=definition, fallback=fallback)
         if order.cursor is not None and definition.schedule is not None:
             schedule = Schedule(definition.schedule, self.timezone)
             self.timetable.arm(ScheduledAgent(definition.name, schedule, order.cursor))
@@ -98,12 +100,22 @@ class Definitions:
 
 
 def _load(source: Path) -> OrchestratorConfig:
+    """The fleet that the file declares; it is opened once, since whoever can write it could change it in between."""
     try:
-        found = source.stat()
+        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # to open a FIFO would block
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise _Unreadable("the fleet file is no regular file any more")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                content = file.read(LARGEST_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise _Unreadable(f"the fleet file cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise _Unreadable("the fleet file is no regular file any more")
-    if found.st_size > LARGEST_BYTES:
-        raise _Unreadable(f"the fleet file has {found.st_size} bytes, and more than {LARGEST_BYTES} are not read")
-    return load_config(source, os.environ)
+    if len(content) > LARGEST_BYTES:
+        raise _Unreadable(f"the fleet file has more than {LARGEST_BYTES} bytes, and more are not read")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise _Unreadable("the fleet file is not UTF-8 text") from None
+    return parse_config(text, file=str(source), base=source.parent, environ=os.environ)

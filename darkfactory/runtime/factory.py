@@ -28,7 +28,7 @@ from darkfactory.devices.cgroup import NoCgroup
 from darkfactory.devices.machine import Machine, open_machine
 from darkfactory.devices.statedir import default_state_dir
 from darkfactory.errors import AgentNotFound, ConfigError, Fault, OrchestratorError
-from darkfactory.model.actions import Admission, Answer, Finish, Held, Record, Resumed, Severity
+from darkfactory.model.actions import Admission, Answer, Finish, Held, Queue, Record, Resumed, Severity
 from darkfactory.model.drift import DriftAlert
 from darkfactory.model.events import (
     DiskChecked,
@@ -40,10 +40,11 @@ from darkfactory.model.events import (
     ShutdownAsked,
     StartAsked,
 )
-from darkfactory.model.fleet import AgentLayer, OrchestratorConfig
+from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig
 from darkfactory.model.state import State
 from darkfactory.policy.decide import decide, initial
 from darkfactory.policy.history import fold
+from darkfactory.policy.providers import obstacle_at_start
 from darkfactory.policy.schedule import Schedule, ScheduledAgent
 from darkfactory.policy.shutdown import REAP_SECS
 from darkfactory.runtime import inbox
@@ -54,7 +55,7 @@ from darkfactory.runtime.layers import Layers
 from darkfactory.runtime.memory import MemoryWatch
 from darkfactory.runtime.nightwatch import Nightwatch
 from darkfactory.runtime.scheduler import TimeScheduler
-from darkfactory.runtime.status import AgentStatus, statuses
+from darkfactory.runtime.status import AgentStatus, ProviderStatus, provider_statuses, statuses
 from darkfactory.runtime.supervisor import Supervisor
 from darkfactory.runtime.toolwatch import watch_tools
 from darkfactory.tools import tool_for
@@ -185,6 +186,10 @@ class AgentOrchestrator:
         """Every agent, now, in the order of the fleet file. No checkpoint."""
         return self._alive().statuses()
 
+    def provider_statuses(self) -> list[ProviderStatus]:
+        """Every provider that the fleet calls or limits, now, by name. No checkpoint."""
+        return self._alive().providers()
+
     async def wait_statuses(self, until: Callable[[list[AgentStatus]], bool]) -> list[AgentStatus]:
         """Wait until `until` holds for the statuses; those that it held for.
 
@@ -261,20 +266,7 @@ class _Life:
         self.memory = MemoryWatch(self.sender)
         self.state: AsyncValue[State] = AsyncValue(State(config, {}, seed=seed))
         self.nightwatch = Nightwatch(config.nightwatch, self.state, self.sender)
-        self.places = {
-            agent.name: Workplace(
-                agent,
-                tool_for(agent, config.tools),
-                machine,
-                self.sender,
-                config.working_dir,
-                self.memory,
-                config.min_free_bytes,
-                config.nice,
-                self.nightwatch,
-            )
-            for agent in config.agents
-        }
+        self.places = {agent.name: self._place(agent) for agent in config.agents}
         self.layers = Layers(self.places.__getitem__)
         self._seed = seed
         self._resume = resume
@@ -319,7 +311,29 @@ class _Life:
 
     def statuses(self) -> list[AgentStatus]:
         """Every agent, now."""
-        return statuses(self.state.value, trio.current_time(), self.nightwatch.scores())
+        return statuses(self.state.value, self.sender.now(), self.nightwatch.scores())
+
+    def providers(self) -> list[ProviderStatus]:
+        """Every provider, now."""
+        return provider_statuses(self.state.value, self.machine.clock.utc())
+
+    def _place(self, agent: AgentDefinition) -> Workplace:
+        return Workplace(
+            agent,
+            tool_for(agent, self.config.tools),
+            self.machine,
+            self.sender,
+            self.config.working_dir,
+            self.memory,
+            self.config.min_free_bytes,
+            self.config.nice,
+            self.nightwatch,
+            self._obstacle,
+            self._place(agent.fallen_back()) if agent.fallback is not None else None,
+        )
+
+    def _obstacle(self, run_id: str) -> Queue | None:
+        return obstacle_at_start(self.state.value, run_id, self.sender.now())
 
     def _answer(self, answer: Answer) -> None:
         asker = self._askers.get(answer.request)

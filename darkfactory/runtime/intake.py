@@ -43,7 +43,8 @@ class Intake:
     """
     _reader: Reader = field(init=False)
     _fed_bytes: int = 0
-    _told_bytes: int = 0
+    _told: tuple[int, int] = (0, 0)
+    """What had been read, and printed, when the supervisor was told last."""
     _truncated: list[Stream] = field(factory=list)
     """To be told at the next flush."""
     _truncated_before: set[Stream] = field(factory=set)
@@ -79,9 +80,21 @@ class Intake:
         truncated, self._truncated = self._truncated, []
         for stream in truncated:
             await self.sender.send(OutputTruncated(self.sender.now(), self.run_id, stream.value))
-        if self.output_bytes != self._told_bytes:
-            self._told_bytes = self.output_bytes
-            await self.sender.send(OutputSeen(self.sender.now(), self.run_id, self.output_bytes, self.tally.over))
+        # Of what was truncated before it could be read the size stays, and what is printed then must catch up with it.
+        if self._told != (news := (self._fed_bytes, self.output_bytes)):
+            self._told = news
+            tally = self.tally
+            await self.sender.send(
+                OutputSeen(
+                    self.sender.now(),
+                    self.run_id,
+                    self.output_bytes,
+                    tally.over,
+                    tally.spent,
+                    tally.waiting,
+                    tally.answered,
+                )
+            )
         else:
             await trio.lowlevel.checkpoint()
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 
 from attrs import frozen
 
 from darkfactory.model.drift import DriftScore
+from darkfactory.model.events import Moment
 from darkfactory.model.fleet import AgentLayer
 from darkfactory.model.state import AgentState, State
+from darkfactory.policy.admission import PROVIDER_WAITS
+from darkfactory.policy.providers import standing
 
 
 @frozen
@@ -33,15 +38,96 @@ class AgentStatus:
     """The share of good looks at its runs and ends of them; None while nothing was seen of it."""
     drift_score: DriftScore | None = None
     """With its parts; None while nothing was seen of it."""
+    provider: str | None = None
+    """Whom it calls, or would; its fallback's while it runs with that."""
+    fallback: bool = False
+    """It runs with its fallback."""
+    api_calls_remaining: int | None = None
+    """Of that provider's `calls_per_hour`; None where there is no such limit."""
 
 
-def statuses(state: State, at: float, drift: Mapping[str, DriftScore]) -> list[AgentStatus]:
-    """Every agent in the order of the fleet file; `at` is Trio's time."""
+@frozen
+class ProviderStatus:
+    """One provider, now."""
+
+    name: str
+    blocked_until: datetime | None
+    """UTC; None while it serves. In the past when it is known no better: then one run tries, or will."""
+    half_open: bool
+    """The time has come, and it is not known yet whether it serves again."""
+    probe: str | None
+    """The run that tries."""
+    reason: str | None
+    """Why it is blocked: a class of error and what was said; None while it serves."""
+    waiting: int
+    """Requests that wait for it."""
+    calls_this_hour: int
+    """Told or estimated; never less than one for each run."""
+    api_calls_remaining: int | None
+    """None where there is no limit."""
+    tokens_today: int
+    usd_today: float
+    runs: int
+    """That began there since the factory started."""
+    fallbacks: int
+    """Runs since then that began elsewhere because it was blocked."""
+
+    @property
+    def share_of_fallbacks(self) -> float:
+        """Of the runs that should have begun there, those that fell back; 0 to 1."""
+        return self.fallbacks / max(self.runs + self.fallbacks, 1)
+
+
+def statuses(state: State, now: Moment, drift: Mapping[str, DriftScore]) -> list[AgentStatus]:
+    """Every agent in the order of the fleet file."""
     waiting = {request.agent: request.waits_for for request in state.queue.values()}
-    return [_status(agent, waiting.get(name), at, drift.get(name)) for name, agent in state.agents.items()]
+    remaining = {name: standing(state, name, now.utc).api_calls_remaining for name in state.providers}
+    found = []
+    for name, agent in state.agents.items():
+        provider = agent.run.provider if agent.run is not None else state.config.provider_of(agent.definition)
+        left = remaining.get(provider) if provider is not None else None
+        found.append(_status(agent, waiting.get(name), now.at, drift.get(name), provider, left))
+    return found
 
 
-def _status(agent: AgentState, waits_for: str | None, at: float, drift: DriftScore | None) -> AgentStatus:
+def provider_statuses(state: State, utc: datetime) -> list[ProviderStatus]:
+    """Every provider that the fleet calls or limits, by name."""
+    waiting = Counter(
+        state.config.provider_of(state.agents[request.agent].definition)
+        for request in state.queue.values()
+        if request.waits_for in PROVIDER_WAITS
+    )
+    found = []
+    for name in sorted({*state.config.providers, *state.config.providers_in_use()}):
+        known, used = state.providers[name], standing(state, name, utc)
+        block = known.block
+        found.append(
+            ProviderStatus(
+                name=name,
+                blocked_until=block.until if block is not None else None,
+                half_open=block is not None and block.until <= utc,
+                probe=block.probe if block is not None else None,
+                reason=f"{block.error.value}: {block.detail}" if block is not None else None,
+                waiting=waiting[name],
+                calls_this_hour=used.calls_this_hour,
+                api_calls_remaining=used.api_calls_remaining,
+                tokens_today=used.today.tokens,
+                usd_today=used.today.usd,
+                runs=known.runs,
+                fallbacks=known.fallbacks,
+            )
+        )
+    return found
+
+
+def _status(
+    agent: AgentState,
+    waits_for: str | None,
+    at: float,
+    drift: DriftScore | None,
+    provider: str | None,
+    api_calls_remaining: int | None,
+) -> AgentStatus:
     run = agent.run
     condition, reason = _condition(agent, waits_for)
     return AgentStatus(
@@ -56,6 +142,9 @@ def _status(agent: AgentState, waits_for: str | None, at: float, drift: DriftSco
         restart_count=agent.restarts,
         health=drift.metrics.health_score if drift is not None else None,
         drift_score=drift,
+        provider=provider,
+        fallback=run is not None and run.fallback,
+        api_calls_remaining=api_calls_remaining,
     )
 
 

@@ -58,23 +58,35 @@ class Supervisor:
         """
         with inbox:
             while True:
-                event: Event | None = None
-                with trio.move_on_at(self.state.value.next_deadline()):
-                    event = await inbox.receive()
-                event = event or Tick(clock.now())
-                started = perf_counter()
-                state, todo = decide(self.state.value, event)
-                finish = self.act(todo)
-                self.state.value = state
-                if finish is None:
-                    self.remember(event.when)
-                took = perf_counter() - started
-                if took > SLOW_STEP_SECS:
-                    _log.warning("slow_step", step=type(event).__name__, secs=round(took, 3))
+                finish: Finish | None = None
+                with trio.CancelScope(deadline=self.state.value.next_deadline()) as patience:
+                    finish = await self._hear(inbox, patience)
+                finish = finish or self.step(Tick(clock.now()))
                 if finish is not None:
                     with trio.move_on_after(LAST_SYNC_SECS):  # a disk that hangs must not hold up the end
                         await self.journal.wait_durable(self.journalled)
                     return finish
+
+    async def _hear(self, inbox: trio.MemoryReceiveChannel[Event], patience: trio.CancelScope) -> Finish:
+        """Decide about what comes. One scope serves for as long as something comes before its deadline, which moves."""
+        while True:
+            finish = self.step(await inbox.receive())
+            if finish is not None:
+                return finish
+            patience.deadline = self.state.value.next_deadline()
+
+    def step(self, event: Event) -> Finish | None:
+        """Decide about one event and act; what the factory came to if that was its end. No checkpoint."""
+        started = perf_counter()
+        state, todo = decide(self.state.value, event)
+        finish = self.act(todo)
+        self.state.value = state
+        if finish is None:
+            self.remember(event.when)
+        took = perf_counter() - started
+        if took > SLOW_STEP_SECS:
+            _log.warning("slow_step", step=type(event).__name__, secs=round(took, 3))
+        return finish
 
     def remember(self, when: Moment) -> None:
         """Sum up for the journal what it holds, if it wants to begin a new segment with that. No checkpoint."""

@@ -55,7 +55,11 @@ async def watch_tools(places: Mapping[str, Workplace], launcher: Launcher, sende
     for name, place in places.items():
         if place.agent.enabled:
             users.setdefault(_Program.of(place), []).append(name)
-    told: Mapping[str, str] | None = None
+    fallbacks: dict[_Program, list[str]] = {}
+    for name, place in places.items():
+        if place.fallback is not None:
+            fallbacks.setdefault(_Program.of(place.fallback), []).append(name)
+    told: tuple[Mapping[str, str], frozenset[str]] | None = None
     while True:
         missing = {
             name: program.missed_by(places[name])
@@ -63,7 +67,10 @@ async def watch_tools(places: Mapping[str, Workplace], launcher: Launcher, sende
             if not program.is_there(launcher)
             for name in names
         }
-        if missing != told:
-            told = missing
-            await sender.send(ToolsChecked(sender.now(), missing))
+        without = frozenset(
+            name for program, names in fallbacks.items() if not program.is_there(launcher) for name in names
+        )
+        if (missing, without) != told:
+            told = missing, without
+            await sender.send(ToolsChecked(sender.now(), missing, without))
         await trio.sleep(CHECK_SECS)

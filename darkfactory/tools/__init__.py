@@ -17,6 +17,7 @@ from darkfactory.tools.demo import Demo
 from darkfactory.tools.gemini import Gemini
 from darkfactory.tools.opencode import Opencode
 from darkfactory.tools.pi import Pi
+from darkfactory.tools.qwen import Qwen
 from darkfactory.tools.tool import Tool
 
 BUILTIN: Mapping[str, Callable[[str], Tool]] = MappingProxyType(
@@ -28,6 +29,7 @@ BUILTIN: Mapping[str, Callable[[str], Tool]] = MappingProxyType(
         "gemini": Gemini,
         "opencode": Opencode,
         "pi": Pi,
+        "qwen": Qwen,
     }
 )
 """Each is made from the word that names it in the fleet file: the key itself, or a path that ends in it."""

@@ -28,8 +28,9 @@ from darkfactory.model.signals import (
     Usage,
     Warning,  # noqa: A004 - the model's word
 )
-from darkfactory.tools.errors import class_of, reset_time
-from darkfactory.tools.text import count, items, json_object, number, one_line, string, table
+from darkfactory.tools.errors import class_of
+from darkfactory.tools.resets import reset_time
+from darkfactory.tools.text import count, in_full, items, json_object, name_of, number, one_line, string, table
 from darkfactory.tools.tool import Prompt, option
 
 PERMISSIONS: Mapping[Permissions, tuple[str, ...]] = MappingProxyType(
@@ -176,9 +177,10 @@ class ClaudeMemory:
 
 def _new(seen: dict[str, None], key: object) -> bool:
     """Whether this is the first time; then it is remembered."""
-    if not isinstance(key, str) or not key or key in seen:
+    name = name_of(key)
+    if not name or name in seen:
         return False
-    seen[key] = None
+    seen[name] = None
     if len(seen) > _REMEMBERED:
         del seen[next(iter(seen))]
     return True
@@ -209,7 +211,7 @@ def _assistant(event: Mapping[str, object], memory: ClaudeMemory) -> tuple[Signa
             return ()
         text = next((string(table(block).get("text")) for block in items(message.get("content"))), "")
         memory.error = _class_of(event, text)
-        return (Error(one_line(text), memory.error),)
+        return (Error(in_full(text), memory.error),)
     if _new(memory.messages, message.get("id")):
         found.append(ApiCall())
     for block in map(table, items(message.get("content"))):
@@ -247,17 +249,17 @@ def _system(event: Mapping[str, object], memory: ClaudeMemory) -> tuple[Signal, 
             new = _new(memory.denied, event.get("tool_use_id"))
             return (Denied(one_line(event.get("tool_name"))),) if new else ()
         case "background_tasks_changed":  # all that are open
-            tasks = {string(table(task).get("task_id")) for task in items(event.get("tasks"))}
+            tasks = {name_of(table(task).get("task_id")) for task in items(event.get("tasks"))}
             return (*_background(memory, memory.background - tasks, False), *_background(memory, tasks, True))
         case "task_started" if event.get("is_backgrounded") is True:
-            return _background(memory, {string(event.get("task_id"))}, True)
+            return _background(memory, {name_of(event.get("task_id"))}, True)
         case "task_notification":
-            return _background(memory, {string(event.get("task_id"))}, False)
+            return _background(memory, {name_of(event.get("task_id"))}, False)
         case "model_fallback":
             return (Warning(one_line(event.get("message")) or "another model was taken"),)
         case "model_refusal_no_fallback":
             memory.error = ErrorClass.REFUSED
-            return (Error(one_line(event.get("message")) or "the model refused", ErrorClass.REFUSED),)
+            return (Error(in_full(event.get("message")) or "the model refused", ErrorClass.REFUSED),)
         case "task_started":
             return ()
         case str(subtype) if subtype in _SILENT_SYSTEM:
@@ -335,7 +337,7 @@ def _finished(event: Mapping[str, object], memory: ClaudeMemory) -> Finished:
     error = _class_of(event, text) or memory.error
     if memory.resets_at is not None and error in {ErrorClass.THROTTLED, None}:
         error = ErrorClass.QUOTA
-    return Finished(False, one_line(text), error, resets_at=memory.resets_at)
+    return Finished(False, in_full(text), error, resets_at=memory.resets_at)
 
 
 def _class_of(event: Mapping[str, object], text: str) -> ErrorClass | None:

@@ -12,6 +12,7 @@ from attrs import define, frozen
 from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import AgentDefinition, Permissions, PromptVia
 from darkfactory.model.signals import (
+    ApiCall,
     Basis,
     Denied,
     Error,
@@ -27,7 +28,7 @@ from darkfactory.model.signals import (
     Warning,  # noqa: A004 - the model's word
 )
 from darkfactory.tools.errors import class_of
-from darkfactory.tools.text import count, json_object, one_line, string, table
+from darkfactory.tools.text import count, in_full, json_object, one_line, string, table
 from darkfactory.tools.tool import Prompt, option
 
 SANDBOX: Mapping[Permissions, str] = MappingProxyType(
@@ -79,7 +80,7 @@ class Codex:
         """What one event says.
 
         `thread.started` is a start, `turn.completed` or `turn.failed` an end; `error` may be a retry. It does not tell
-        of API calls, and a tool call that it would not even try is told on stderr alone.
+        of API calls, so they are estimated, and a tool call that it would not even try is told on stderr alone.
         """
         if stream is Stream.STDERR:
             refused = line.partition(b"ERROR codex_core::tools::router: ")[2] if b"tools::router" in line else b""
@@ -94,15 +95,15 @@ class Codex:
             case "turn.started" | "item.updated":
                 return ()
             case "thread.started":
-                return (Started(one_line(event.get("thread_id")) or None),)
+                return (Started(one_line(event.get("thread_id")) or None), ApiCall(0, exact=False))
             case "turn.completed":
                 usage = table(event.get("usage"))
                 tokens = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
                 used = Usage(*tokens, basis=Basis.SESSION)
-                return (used, Finished(True, one_line(memory.answer), answer=memory.answer))
+                return (_CALL, used, Finished(True, one_line(memory.answer), answer=memory.answer))
             case "turn.failed":
                 text = _message(table(event.get("error")))
-                return (Finished(False, one_line(text), class_of(text)),)
+                return (Finished(False, in_full(text), class_of(text)),)
             case "error":
                 return (_error(_message(event)),)
         return (Unknown(),)
@@ -110,6 +111,8 @@ class Codex:
 
 _TOOLS = frozenset({"command_execution", "file_change", "mcp_tool_call", "web_search", "collab_tool_call"})
 _SILENT = frozenset({"reasoning", "todo_list"})
+_CALL = ApiCall(exact=False)
+"""A tool call that ended was one answer of the provider, and so is the end. One that left no event is missed."""
 _RETRY = re.compile(r"Reconnecting\.\.\.(?: (\d+)/\d+)?\s*(.*)", re.DOTALL)
 
 
@@ -132,7 +135,7 @@ def _item(item: Mapping[str, object], memory: CodexMemory) -> tuple[Signal, ...]
             # Of one that was cut before its status it is not told, so it counts as ok.
             done = item.get("status", "completed") == "completed" and item.get("exit_code") in (0, None)
             call = _call(item, done)
-            return (call, Denied(call.name)) if item.get("status") == "declined" else (call,)
+            return (_CALL, call, Denied(call.name)) if item.get("status") == "declined" else (_CALL, call)
         case str(kind) if kind in _SILENT:
             return ()
     return (Unknown(),)
@@ -146,9 +149,9 @@ def _call(item: Mapping[str, object], ok: bool | None) -> ToolCall:
 def _error(text: str) -> Signal:
     retry = _RETRY.match(text)
     if retry is None:
-        return Error(one_line(text), class_of(text))
+        return Error(in_full(text), class_of(text))
     attempt = int(retry[1][:9]) if retry[1] else None
-    return Retry(one_line(retry[2]), attempt, None, class_of(retry[2]) or ErrorClass.NETWORK)
+    return Retry(in_full(retry[2]), attempt, None, class_of(retry[2]) or ErrorClass.NETWORK)
 
 
 def _message(event: Mapping[str, object]) -> str:

@@ -13,7 +13,7 @@ from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import AgentDefinition, PromptVia, ToolConfig
 from darkfactory.model.signals import Error, Finished, Signal, Stream, Throttled
 from darkfactory.tools.jsonl import EventMap
-from darkfactory.tools.text import MAX_DETAIL, one_line
+from darkfactory.tools.text import MAX_MESSAGE, in_full
 from darkfactory.tools.tool import Prompt
 
 
@@ -143,4 +143,4 @@ def _compiled(pattern: str | None) -> re.Pattern[bytes] | None:
 
 
 def _text(line: bytes) -> str:
-    return one_line(line[: 4 * MAX_DETAIL].decode("utf-8", "replace"))
+    return in_full(line[: 4 * MAX_MESSAGE].decode("utf-8", "replace"))

@@ -15,9 +15,9 @@ from attrs import frozen
 
 from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import AgentDefinition, PromptVia
-from darkfactory.model.signals import Finished, Said, Signal, Started, Stream, ToolCall, Unknown
-from darkfactory.tools.errors import reset_time
-from darkfactory.tools.text import json_object, one_line, string
+from darkfactory.model.signals import ApiCall, Finished, Said, Signal, Started, Stream, ToolCall, Unknown, Usage
+from darkfactory.tools.resets import reset_time
+from darkfactory.tools.text import count, in_full, json_object, one_line, string
 from darkfactory.tools.tool import Prompt
 
 DEMO_AGENT = Path(__file__).with_name("demo_agent.py")
@@ -53,8 +53,9 @@ class Demo:
         """None is needed."""
 
     def signals(self, stream: Stream, line: bytes, memory: None) -> tuple[Signal, ...]:  # noqa: ARG002 - the protocol's
-        """`started` is a start, `result` an end; a bad one may say which `error` it was, whether it is
-        `retryable`, and when it `resets_at`.
+        """`started` is a start, `api` an answer of a model, `result` an end.
+
+        A bad end may say which `error` it was, whether it is `retryable`, and when it `resets_at`.
         """
         if stream is Stream.STDERR:
             return ()
@@ -66,6 +67,8 @@ class Demo:
                 return (Said(text),)
             case {"type": "tool"}:
                 return (ToolCall(one_line(event.get("name")), event.get("exit_code") == 0),)
+            case {"type": "api"}:
+                return (ApiCall(), Usage(count(event.get("input_tokens")), count(event.get("output_tokens"))))
             case {"type": "child"}:
                 return ()
             case {"type": "result"}:
@@ -74,7 +77,7 @@ class Demo:
                     return (Finished(True, one_line(text), answer=text),)
                 error, again = _CLASSES.get(string(event.get("error"))), event.get("retryable")
                 retryable = again if isinstance(again, bool) else None
-                return (Finished(False, one_line(text), error, retryable, reset_time(event.get("resets_at"))),)
+                return (Finished(False, in_full(text), error, retryable, reset_time(event.get("resets_at"))),)
         return (Unknown(),)
 
 

@@ -21,6 +21,8 @@ from typing import NoReturn
 COMMAND = ("uname", "-s")
 CHILD_SECS = 3600.0
 """How long a child that is left behind lives, if nobody ends it."""
+ASK_SECS = 60.0
+"""How long it waits for an answer."""
 FLOOD_LINE_BYTES = 100
 FLOOD_BLOCK_LINES = 1000
 
@@ -35,6 +37,7 @@ class Options(argparse.Namespace):
     huge_bytes: int
     calls: int
     failures: int
+    url: str
     task: str
     """The first line of what stdin held."""
 
@@ -83,6 +86,26 @@ def err(options: Options) -> None:
         command = ("false",) if call < options.failures else ("true",)
         done = subprocess.run(command, stdin=subprocess.DEVNULL, start_new_session=True, check=False)
         emit("tool", name="shell", command=command[0], exit_code=done.returncode, output="")
+
+
+def ask(options: Options) -> None:
+    """Ask a model: the task is POSTed as JSON, and so is the answer. A provider that says wait (429) is the end."""
+    import urllib.error
+    import urllib.request
+
+    body = json.dumps({"task": options.task}).encode()
+    request = urllib.request.Request(options.url, body, {"content-type": "application/json"})  # noqa: S310
+    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with straight.open(request, timeout=ASK_SECS) as reply:
+            answer = json.load(reply)
+    except urllib.error.HTTPError as refusal:
+        error = "quota" if refusal.code == 429 else "provider_down"
+        told = json.load(refusal)
+        emit("result", ok=False, text=told["error"], error=error, resets_at=told.get("resets_at"))
+        sys.exit(1)
+    emit("api", input_tokens=answer["input_tokens"], output_tokens=answer["output_tokens"])
+    emit("say", text=answer["text"])
 
 
 def succeed(_options: Options) -> None:
@@ -193,6 +216,7 @@ BEHAVIOURS: dict[str, tuple[Act, ...]] = {
     "huge-line": (start, huge_line, succeed),
     "truncate-stderr": (start, truncate_stderr, succeed),
     "result-then-hang": (start, work, succeed, hang),
+    "ask": (start, ask, succeed),
     "no-output": (),
     "silent": (hang,),
 }
@@ -209,6 +233,7 @@ def parse() -> Options:
     parser.add_argument("--huge-bytes", type=int, default=20_000_000, metavar="N", help="length of the huge line")
     parser.add_argument("--calls", type=int, default=40, metavar="N", help="commands that it runs to err")
     parser.add_argument("--failures", type=int, default=20, metavar="N", help="of those, the first that fail")
+    parser.add_argument("--url", default="http://127.0.0.1:8099", help="of the model that it asks")
     return parser.parse_args(namespace=Options())
 
 

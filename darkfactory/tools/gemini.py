@@ -27,7 +27,7 @@ from darkfactory.model.signals import (
     Warning,  # noqa: A004 - the model's word
 )
 from darkfactory.tools.errors import class_of
-from darkfactory.tools.text import MAX_DETAIL, count, json_object, one_line, string, table
+from darkfactory.tools.text import MAX_MESSAGE, count, in_full, json_object, one_line, string, table
 from darkfactory.tools.tool import Prompt, option
 
 APPROVAL: Mapping[Permissions, str] = MappingProxyType(
@@ -126,7 +126,7 @@ class Gemini:
         return (Unknown(),)
 
 
-_COMPLAINTS: Mapping[bytes, ErrorClass] = MappingProxyType(
+COMPLAINTS: Mapping[bytes, ErrorClass] = MappingProxyType(
     {
         b"Unknown argument": ErrorClass.CONFIG,
         b"Not enough arguments": ErrorClass.CONFIG,
@@ -156,17 +156,16 @@ _BY_TYPE = {
     "FatalTurnLimitedError": ErrorClass.MAX_TURNS,
 }
 _BY_WORDS = tuple(
-    (error, re.compile(pattern, re.IGNORECASE))
+    (error, re.compile(pattern, re.IGNORECASE | re.DOTALL))
     for error, pattern in (
-        (ErrorClass.QUOTA, r"exhausted your (daily quota|capacity)"),
+        # It speaks of billing also where there is more in a minute, or tomorrow.
+        (ErrorClass.QUOTA, r"exceeded your current quota.*per.?day"),
         (ErrorClass.THROTTLED, r"exceeded your current quota"),
-        (ErrorClass.AUTH, r"api key not valid|api key expired"),
-        (ErrorClass.CONTEXT_OVERFLOW, r"input token count .* exceeds"),
         (ErrorClass.MODEL_NOT_FOUND, r"\bmodels/\S+ is not found"),
         (ErrorClass.TRUNCATED, r"truncated because it exceeded the token limit"),
         (ErrorClass.REFUSED, r"response was blocked"),
-        (ErrorClass.EMPTY_OUTPUT, r"empty response|no final response text"),
-        (ErrorClass.NETWORK, r"^terminated$|without a finish reason"),
+        (ErrorClass.EMPTY_OUTPUT, r"no final response text"),
+        (ErrorClass.NETWORK, r"without a finish reason"),
         (ErrorClass.MAX_TURNS, r"max(imum)? session turns"),
     )
 )
@@ -230,10 +229,10 @@ def _finished(event: Mapping[str, object], answer: str, memory: GeminiMemory) ->
     return Finished(False, "its result was cut", ErrorClass.TRUNCATED)
 
 
-def complaint(line: bytes) -> tuple[Signal, ...]:
+def complaint(line: bytes, complaints: Mapping[bytes, ErrorClass] = COMPLAINTS) -> tuple[Signal, ...]:
     """Why it did not start, if a line of stderr tells that."""
-    text = one_line(line[: 4 * MAX_DETAIL].decode("utf-8", "replace"))
-    return tuple(Error(text, error) for words, error in _COMPLAINTS.items() if line.startswith(words))
+    text = one_line(line[:MAX_MESSAGE].decode("utf-8", "replace"))
+    return tuple(Error(text, error) for words, error in complaints.items() if line.startswith(words))
 
 
 def _stderr(line: bytes, memory: GeminiMemory) -> tuple[Signal, ...]:
@@ -256,7 +255,14 @@ def _stderr(line: bytes, memory: GeminiMemory) -> tuple[Signal, ...]:
 
 
 def _failure(text: str, status: int | None = None) -> tuple[str, ErrorClass | None]:
-    """An error's message for a person, and its class; the provider's own error is JSON in the midst of it."""
+    """An error's message for a person, and its class."""
+    text, status = api_error(text, status)
+    own = next((error for error, pattern in _BY_WORDS if pattern.search(text)), None)
+    return in_full(text), own or class_of(text, status)
+
+
+def api_error(text: str, status: int | None = None) -> tuple[str, int | None]:
+    """The provider's own message and status: they are in brackets in the midst of an error's, and may be JSON."""
     found = _API_ERROR.search(text)
     text = found[1] if found else text
     for _ in range(_NESTED):
@@ -265,5 +271,4 @@ def _failure(text: str, status: int | None = None) -> tuple[str, ErrorClass | No
         if not inner:
             break
         text, status = string(inner.get("message")), count(inner.get("code")) or status
-    own = next((error for error, pattern in _BY_WORDS if pattern.search(text)), None)
-    return one_line(text), own or class_of(text, status)
+    return text, status

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from darkfactory.model.fleet import JsonlMap
 from darkfactory.model.signals import ApiCall, Finished, Said, Signal, Started, ToolCall, Unknown, Usage
 from darkfactory.tools.errors import class_of
-from darkfactory.tools.text import count, json_object, number, one_line, string
+from darkfactory.tools.text import count, in_full, json_object, number, one_line, string
 
 _PARTIAL_CHARS = 64 * 1024
 """Of what comes in pieces, this much is kept."""
@@ -54,7 +54,7 @@ class EventMap:
             case "finished" if well is not False:
                 return (*used, Finished(True, one_line(text), answer=text))
             case "finished" | "failed":
-                return (*used, Finished(False, one_line(text), class_of(text)))
+                return (*used, Finished(False, in_full(text), class_of(text)))
         return used or (Unknown(),)
 
 

@@ -10,7 +10,9 @@ from attrs import asdict, define, field, frozen
 
 from darkfactory.model import signals as seen
 from darkfactory.model.ends import CLASSES, Blame, ErrorClass
-from darkfactory.model.signals import Basis, Counts, Error, Finished, Signal, Stream, Totals, Usage
+from darkfactory.model.providers import Spending
+from darkfactory.model.signals import Basis, Counts, Error, Finished, Signal, Stream, Totals, Usage, Waiting
+from darkfactory.tools.text import name_of, one_line
 
 ANSWER_CHARS = 4000
 """Of the last thing that the assistant said, this much is kept."""
@@ -52,8 +54,12 @@ class Tally:
     output_tokens: int | None = None
     cost_usd: float | None = None
     retries: int = 0
-    waiting: ErrorClass | None = None
-    """It waits for its provider, which failed it in this way; None while it does not."""
+    answered: bool = False
+    """Its provider has answered it."""
+    waiting: Waiting | None = None
+    """It waits for its provider; None as soon as it gets on, and once it has ended."""
+    waited: Waiting | None = None
+    """What it waits for, or waited for when it ended."""
     throttled_until: datetime | None = None
     """What its provider named last."""
     background: set[str] = field(factory=set)
@@ -97,6 +103,15 @@ class Tally:
         )
 
     @property
+    def spent(self) -> Spending:
+        """The sums that limits are set on, as far as its tool tells."""
+        return Spending(
+            max(self.api_calls or 0, 0),
+            max((self.input_tokens or 0) + (self.output_tokens or 0), 0),
+            max(round(self.cost_usd or 0.0, 9), 0.0),
+        )
+
+    @property
     def answer(self) -> str:
         """The last answer, or else the last thing said; capped."""
         answer = self.finished.answer if self.finished is not None else ""
@@ -135,13 +150,13 @@ class Tally:
                 self._tool_call(signal)
             case seen.Said(text):
                 self.said = text[:ANSWER_CHARS]
-                self.waiting = None
+                self._get_on()
             case seen.ApiCall(count, exact):
                 self.api_calls = (self.api_calls or 0) + count
                 self.api_calls_estimated |= not exact
                 self._counts["api_calls"] += count if exact else 0
-                if count:
-                    self.waiting = None
+                if count and exact:  # an estimate may count what was asked in vain
+                    self._get_on()
             case seen.Usage():
                 self._use(signal)
             case seen.Started(session):
@@ -149,11 +164,12 @@ class Tally:
                 self.finished = self.finished_at = self.error = self.error_at = None
             case seen.Finished():
                 self._end(signal, place)
-            case seen.Retry(error=error):
+            case seen.Retry(detail=detail, delay_secs=delay_secs, error=error):
                 self.retries += 1
-                self.waiting = error
-            case seen.Throttled(until):
-                self.waiting = ErrorClass.THROTTLED if until is None else ErrorClass.QUOTA
+                self.waiting = self.waited = Waiting(error, None, delay_secs, detail)
+            case seen.Throttled(until, detail):
+                error = ErrorClass.THROTTLED if until is None else ErrorClass.QUOTA
+                self.waiting = self.waited = Waiting(error, until, None, detail)
                 self.throttled_until = until
             case seen.Error():
                 self.error, self.error_at = signal, place
@@ -161,9 +177,9 @@ class Tally:
                 self._counts["warnings"] += 1
             case seen.BackgroundTask(is_open, task):
                 if not is_open:
-                    self.background.discard(task)
+                    self.background.discard(name_of(task))
                 elif len(self.background) < _OPEN_TASKS:
-                    self.background.add(task)
+                    self.background.add(name_of(task))
             case seen.Denied():
                 self.denials += 1
             case seen.Unknown():
@@ -196,20 +212,24 @@ class Tally:
         self.output_tokens = _added(before.output_tokens, usage.output_tokens)
         self.cost_usd = _added(before.cost_usd, usage.cost_usd)
 
+    def _get_on(self) -> None:
+        self.answered, self.waiting, self.waited = True, None, None
+
     def _tool_call(self, call: seen.ToolCall) -> None:
-        self.waiting = None
+        self._get_on()
+        key = name_of(call.id)
         if call.ok is None:
-            if call.id in self._open:
+            if key in self._open:
                 return
-            if call.id:
-                self._open[call.id] = call.name
+            if key:
+                self._open[key] = name_of(call.name)
                 if len(self._open) > _OPEN_CALLS:
                     del self._open[next(iter(self._open))]
             self.tool_calls += 1
             return
-        name = call.name
-        if call.id in self._open:
-            name = self._open.pop(call.id) or name
+        name = name_of(call.name)
+        if key in self._open:
+            name = self._open.pop(key) or name
         else:
             self.tool_calls += 1
         self.tool_failures += not call.ok
@@ -226,7 +246,7 @@ class Tally:
         self._counts["finishes"] += 1
         self._counts["bad_finishes"] += own_fault
         if own_fault:
-            self._trouble(end.detail)
+            self._trouble(one_line(end.detail))
 
     def _trouble(self, words: str) -> None:
         self._troubles.pop(words, None)

@@ -13,6 +13,11 @@ from darkfactory.tools.lines import HEAD_BYTES
 
 MAX_DETAIL = 200
 """Characters of a detail line: it has to fit a table, a log line and a notice."""
+MAX_MESSAGE = 2000
+"""Characters of what a tool says of a failure: its kind and the time that it names are looked for in so much."""
+
+MAX_NAME = 200
+"""Characters of an id or a name; those of real tools have 40."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|["{}\[\],]', re.DOTALL)
 _CLOSER = {"{": "}", "[": "]"}
@@ -65,19 +70,29 @@ def _completed(head: str) -> object:
     return _parsed(head[:told] + still_open)
 
 
-def one_line(value: object) -> str:
-    """A detail line for a person: white space collapsed, the unprintable replaced, `MAX_DETAIL` at most.
+def in_full(value: object) -> str:
+    """What a tool says of a failure, as `one_line` makes it, but whole, or nearly so: the time may stand at its end."""
+    return one_line(value, MAX_MESSAGE)
+
+
+def one_line(value: object, most: int = MAX_DETAIL) -> str:
+    """A detail line for a person: white space collapsed, the unprintable replaced, `most` characters at most.
 
     What is no string becomes the empty line.
     """
     if not isinstance(value, str):
         return ""
     # An answer can be megabytes; the margin leaves room for the white space that collapses.
-    words = " ".join(value[: 4 * MAX_DETAIL].split())
+    words = " ".join(value[: 4 * most].split())
     clean = words
     if not words.isprintable():
         clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in words)
-    return clean if len(clean) <= MAX_DETAIL else clean[: MAX_DETAIL - 1] + "…"
+    return clean if len(clean) <= most else clean[: most - 1] + "…"
+
+
+def name_of(value: object) -> str:
+    """An id or a name, to be remembered among others: the beginning of one that is too long."""
+    return string(value)[:MAX_NAME]
 
 
 def table(value: object) -> dict[str, object]:

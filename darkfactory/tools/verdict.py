@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from datetime import datetime, tzinfo
 
 from attrs import evolve, field, frozen
 
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.signals import Finished
 from darkfactory.tools.errors import class_of
+from darkfactory.tools.resets import reset_in_words
 from darkfactory.tools.tally import Place, Tally
 from darkfactory.tools.text import one_line
 
@@ -24,6 +26,7 @@ _OF_STOP = {
     Reason.STALLED: ErrorClass.STALLED,
     Reason.MEMORY: ErrorClass.MEMORY,
     Reason.OUTPUT_LIMIT: ErrorClass.TRUNCATED,
+    Reason.THROTTLED: ErrorClass.THROTTLED,
 }
 """Stopped for anything else, it was killed."""
 
@@ -46,12 +49,19 @@ with an HTTP status modulo 256."""
 _NOT_FOUND = (126, 127)
 """By these a shell tells that the program could not be run, or was not there."""
 
+_TELLS_WHEN = frozenset({ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.BILLING, ErrorClass.PROVIDER_DOWN})
+"""Of these failures the words may tell when they are over. Nobody knows that of a network."""
+
 
 @frozen(kw_only=True)
 class Evidence:
     """What was seen of a run, after its processes are gone and its output was read to the end."""
 
     tally: Tally
+    now: datetime
+    """Aware; about when it said the last thing: what a tool puts as "in 20 s" is reckoned from here."""
+    zone: tzinfo
+    """In which it prints times."""
     finished: Finished | None
     """The terminal event to go by; not that of the tally where what it said at its end was our doing."""
     exit_code: int | None
@@ -107,7 +117,7 @@ def _said(evidence: Evidence, said: Finished) -> Verdict:
 def _stopped(evidence: Evidence, reason: Reason) -> Verdict:
     """It did not say how it ended, and we stopped it."""
     waits = _waits_for_provider(evidence.tally)
-    if waits is not None and reason in {Reason.TIMED_OUT, Reason.STALLED}:
+    if waits is not None and reason in {Reason.TIMED_OUT, Reason.STALLED, Reason.THROTTLED}:
         detail = f"waited for its provider ({waits.value}) until it was stopped: {evidence.stop_detail or reason.value}"
         return _failed(evidence, waits, detail, "the stop")
     error = _OF_STOP.get(reason, ErrorClass.KILLED)
@@ -143,16 +153,29 @@ def _silent(evidence: Evidence) -> Verdict:
 
 def _failed(evidence: Evidence, error: ErrorClass, detail: str, by: str) -> Verdict:
     meaning = CLASSES[error]
-    resets_at = None
-    if meaning.reason is Reason.THROTTLED:
-        said = evidence.finished
-        resets_at = (said.resets_at if said is not None else None) or evidence.tally.throttled_until
-    return Verdict(meaning.reason, one_line(detail), error, meaning.retryable, resets_at, by)
+    return Verdict(meaning.reason, one_line(detail), error, meaning.retryable, _resets_at(evidence, error), by)
+
+
+def _resets_at(evidence: Evidence, error: ErrorClass) -> datetime | None:
+    """The time that it named, or else one that its words name: those of its end, of its failure, of its last wait."""
+    if CLASSES[error].reason is not Reason.THROTTLED:
+        return None
+    said, tally = evidence.finished, evidence.tally
+    known = (said.resets_at if said is not None else None) or tally.throttled_until
+    if (known is not None and known > evidence.now) or error not in _TELLS_WHEN:
+        return known
+    told = (
+        said.detail if said is not None else "",
+        tally.error.text if tally.error is not None else "",
+        tally.waited.detail if tally.waited is not None else "",
+    )
+    times = (reset_in_words(text, evidence.now, evidence.zone) for text in told)
+    return next((time for time in times if time is not None), known)
 
 
 def _waits_for_provider(tally: Tally) -> ErrorClass | None:
-    waiting = tally.waiting
-    return waiting if waiting is not None and CLASSES[waiting].reason is Reason.THROTTLED else None
+    error = tally.waiting.error if tally.waiting is not None else None
+    return error if error is not None and CLASSES[error].reason is Reason.THROTTLED else None
 
 
 def _place(place: Place | None, otherwise: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -106,13 +107,32 @@ def test_a_resumed_session_is_charged_with_its_own_share_when_the_run_before_is_
     assert (told["input_tokens"], told["output_tokens"]) == (1200, 18)
 
 
+def test_a_time_in_words_is_read_as_of_when_the_file_was_written_or_as_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resets_at(*args: str) -> object:
+        return json.loads(run("--tool", "codex", "--exit-code", 1, "--stdout", stdout, "--json", *args).output)[
+            "resets_at"
+        ]
+
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    stdout = tmp_path / "stdout"
+    stdout.write_bytes((RECORDINGS / "codex" / "usage.stdout.jsonl").read_bytes())  # try again at 4:53 AM
+    os.utime(stdout, (1795406000, 1795406000))  # 2026-11-23T03:53:20Z, in Tokyo 12:53:20
+    assert resets_at() == "2026-11-23T19:53:00.000000Z"
+    assert resets_at("--at", "2026-11-24T05:00:00+09:00") == "2026-11-24T19:53:00.000000Z"
+    assert resets_at("--at", "2026-11-24T04:00") == "2026-11-23T19:53:00.000000Z"
+    monkeypatch.setenv("TZ", "UTC")
+    assert resets_at() == "2026-11-23T04:53:00.000000Z"
+
+
 def test_people_read_it_too() -> None:
-    result = explain("codex", "usage", 1)
+    result = explain("codex", "usage", 1, "--at", "2026-11-23T03:53:20Z")
     assert result.exit_code == 0
     first, *rest = result.output.splitlines()
     assert first == "throttled (quota)"
     assert any(line.startswith("  decided by: ") and "usage.stdout.jsonl:4: " in line for line in rest)
-    assert "  run again:  it could end better" in rest
+    assert "  run again:  it could end better, from 2026-11-23T04:53:00.000000Z on" in rest
     assert explain("claude", "text", 0).output.splitlines()[0] == "succeeded"
 
 
@@ -128,12 +148,13 @@ def test_a_hostile_transcript_writes_no_control_characters(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("--tool", "emacs"), "'emacs' is none of: bash, claude, codex, demo, gemini, opencode, pi"),
+        (("--tool", "emacs"), "'emacs' is none of: bash, claude, codex, demo, gemini, opencode, pi, qwen"),
         (("--exit-code", "many"), "'many' is not a valid integer"),
         (("--stdout", "/nowhere/at/all"), "does not exist"),
         (("--stdout", "/"), "is a directory"),
         (("--stderr", "/nowhere/at/all"), "does not exist"),
         (("--fleet", "/nowhere/at/all"), "/nowhere/at/all"),
+        (("--at", "4:53 AM"), "'4:53 AM' is no time such as 2026-11-23T04:53:00Z"),
         (("--bogus",), "No such option"),
     ],
 )

@@ -15,6 +15,7 @@ from darkfactory.model.fleet import (
     AgentLayer,
     CompoundReviewConfig,
     Containment,
+    Fallback,
     JsonlMap,
     LayerConfig,
     MinSamples,
@@ -23,12 +24,14 @@ from darkfactory.model.fleet import (
     Overlap,
     Permissions,
     PromptVia,
+    ProviderConfig,
     Secret,
     Strategy,
     ToolConfig,
 )
 
 GROWTH = AgentDefinition("a", AgentLayer.GROWTH, "bash", "true")
+OTHER = Fallback(cli_tool="claude", provider="q")
 
 # What is written, and the value that must arrive. `{section: {field: (TOML, value)}}`
 CASES = {
@@ -56,6 +59,7 @@ CASES = {
             dict.fromkeys(AgentLayer, LayerConfig()) | {AgentLayer.CORE: LayerConfig(1)},
         ),
         "tools": ('{t = {argv = ["p"]}}', {"t": ToolConfig(("p",))}),
+        "providers": ("{p = {hard = true}}", {"p": ProviderConfig(hard=True)}),
     },
     NightwatchConfig: {
         "eval_interval_secs": ("60", 60.0),
@@ -92,6 +96,7 @@ CASES = {
         "error": ('"^ERROR"', "^ERROR"),
         "throttle": ('"429"', "429"),
         "jsonl": ('{said = ["message"]}', JsonlMap(said=("message",))),
+        "provider": ('"own-server"', "own-server"),
     },
     JsonlMap: {
         "type": ('["event", "role"]', ("event", "role")),
@@ -112,6 +117,18 @@ CASES = {
         "output_tokens": ('"usage.out"', "usage.out"),
         "cost_usd": ('"usage.cost"', "usage.cost"),
     },
+    ProviderConfig: {
+        "calls_per_hour": ("60", 60),
+        "tokens_per_day": ("1000000", 1_000_000),
+        "usd_per_day": ("2.5", 2.5),
+        "hard": ("true", True),
+    },
+    Fallback: {
+        "cli_tool": ('"codex"', "codex"),
+        "model": ('"small"', "small"),
+        "provider": ('"openai"', "openai"),
+        "args": ('["-v"]', ("-v",)),
+    },
     AgentDefinition: {
         "name": ('"b"', "b"),
         "layer": ('"Core"\nschedule = "@daily"', AgentLayer.CORE),
@@ -127,6 +144,8 @@ CASES = {
         "max_cost_usd": ('1\ncli_tool = "claude"', 1.0),
         "resume": ('"0f014aff"\ncli_tool = "codex"', "0f014aff"),
         "args": ('["-v"]', ("-v",)),
+        "provider": ('"openai"', "openai"),
+        "fallback": ('{cli_tool = "codex"}\ncli_tool = "claude"', Fallback("codex")),
         "env": ('{A = "b"}', {"A": Secret("b")}),
         "env_pass": ('["MY_*"]', ("MY_*",)),
         "timeout_secs": ('"1h"', 3600.0),
@@ -151,6 +170,8 @@ SECTIONS = {
     CompoundReviewConfig: CompoundReviewConfig("@daily", Path("/base/repo")),
     ToolConfig: ToolConfig(("prog",)),
     JsonlMap: JsonlMap(),
+    ProviderConfig: ProviderConfig(),
+    Fallback: OTHER,
     AgentDefinition: GROWTH,
 }
 
@@ -175,12 +196,15 @@ HEADERS = {
     CompoundReviewConfig: "[compound_review]",
     ToolConfig: "[tools.mine]",
     JsonlMap: '[tools.mine]\nargv = ["prog"]\n[tools.mine.jsonl]',
+    ProviderConfig: "[providers.mine]",
+    Fallback: "[agents.fallback]",
     AgentDefinition: "[[agents]]",
 }
 
 REQUIRED = {
     CompoundReviewConfig: {"schedule": '"@daily"', "repo_path": '"repo"'},
     ToolConfig: {"argv": '["prog"]'},
+    Fallback: {"cli_tool": '"claude"', "provider": '"q"'},
     AgentDefinition: {"name": '"a"', "layer": '"Growth"', "cli_tool": '"bash"', "task": '"true"'},
 }
 
@@ -191,6 +215,8 @@ def written(section: type, field: str, value: str) -> str:
     keys = {key: text for key, text in REQUIRED.get(section, {}).items() if key not in (field, written_too)}
     body = "".join(f"{key} = {text}\n" for key, text in {**keys, field: value}.items())
     agent = "[[agents]]\n" + "".join(f"{key} = {text}\n" for key, text in REQUIRED[AgentDefinition].items())
+    if section is Fallback:
+        return f'{agent}provider = "p"\n{HEADERS[section]}\n{body}'
     if section is OrchestratorConfig:
         return body + (agent if field != "agents" else "")
     return f"{HEADERS[section]}\n{body}" + (agent if section is not AgentDefinition else "")
@@ -206,6 +232,8 @@ def read(config: OrchestratorConfig, section: type) -> object:
         CompoundReviewConfig: config.compound_review,
         ToolConfig: config.tools.get("mine"),
         JsonlMap: getattr(config.tools.get("mine"), "jsonl", None),
+        ProviderConfig: config.providers.get("mine"),
+        Fallback: config.agents[0].fallback,
         AgentDefinition: config.agents[0],
     }[section]
 
@@ -222,6 +250,8 @@ def with_value(section: type, field: str, value: object) -> OrchestratorConfig:
         CompoundReviewConfig: lambda: attrs.evolve(fleet, compound_review=changed),
         ToolConfig: lambda: attrs.evolve(fleet, tools={"mine": changed}),
         JsonlMap: lambda: attrs.evolve(fleet, tools={"mine": ToolConfig(("prog",), jsonl=changed)}),
+        ProviderConfig: lambda: attrs.evolve(fleet, providers={"mine": changed}),
+        Fallback: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, provider="p", fallback=changed),)),
         AgentDefinition: lambda: attrs.evolve(fleet, agents=(changed,)),
     }[section]()
 

@@ -43,7 +43,7 @@ class TestKeys:
 
     def test_an_unknown_key_like_no_other_lists_the_known_ones(self, fault):
         *_, remedy = fault(f"{AGENT}[tools.mine]\nargv = ['x']\nzzz = 1\n")
-        assert remedy == "known keys: argv, prompt, success, error, throttle, jsonl"
+        assert remedy == "known keys: argv, prompt, success, error, throttle, jsonl, provider"
 
     def test_a_key_of_another_section_is_told_where_it_belongs(self, fault):
         """TOML's classic: a top-level key after the first header is a key of that table."""
@@ -296,15 +296,7 @@ class TestOptions:
     @pytest.mark.parametrize("option", OPTIONS)
     @pytest.mark.parametrize(
         "tool",
-        [
-            *BUILTIN_TOOLS,
-            "mine",
-            "/opt/bin/claude",
-            "/opt/bin/codex",
-            "/opt/bin/gemini",
-            "/opt/bin/opencode",
-            "/opt/bin/pi",
-        ],
+        [*BUILTIN_TOOLS, "mine", *(f"/opt/bin/{name}" for name in BUILTIN_TOOLS)],
     )
     def test_a_program_is_given_no_option_that_it_has_not(self, request, tool, option):
         text = f"{AGENT.replace('bash', tool)}{OPTIONS[option]}\n[tools.mine]\nargv = ['x']\n"

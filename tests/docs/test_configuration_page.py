@@ -13,11 +13,13 @@ from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
     CompoundReviewConfig,
+    Fallback,
     JsonlMap,
     LayerConfig,
     MinSamples,
     NightwatchConfig,
     OrchestratorConfig,
+    ProviderConfig,
     ToolConfig,
 )
 
@@ -25,19 +27,26 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "Top of the file": OrchestratorConfig,
     "`[layers.X]`": LayerConfig,
     "`[[agents]]`": AgentDefinition,
+    "`[agents.fallback]`": Fallback,
+    "`[providers.X]`": ProviderConfig,
     "`[tools.X]`": ToolConfig,
     "`[tools.X.jsonl]`": JsonlMap,
     "`[nightwatch]`": NightwatchConfig,
     "`[nightwatch.min_samples]`": MinSamples,
     "`[compound_review]`": CompoundReviewConfig,
 }
-NO_KEYS = {"source", "layers", "agents", "tools", "jsonl", "nightwatch", "min_samples", "compound_review"}
+NO_KEYS = {"source", "layers", "agents", "tools", "jsonl", "nightwatch", "min_samples", "compound_review"} | {
+    "fallback",
+    "providers",
+}
 """Fields that are sections, or set by the loader."""
 
 FLEET = """
 {top}
 [layers.Core]
 {layer}
+[providers.mine]
+{provider}
 [tools.mine]
 argv = ["mine"]
 {tool}
@@ -57,9 +66,19 @@ layer = "Core"
 cli_tool = "mine"
 task = "t"
 schedule = "@daily"
+provider = "p"
 {agent}
+[agents.fallback]
+cli_tool = "claude"
+{fallback}
 """
-PLACES = dict(zip(SECTIONS, ("top", "layer", "agent", "tool", "jsonl", "nightwatch", "samples", "review"), strict=True))
+PLACES = dict(
+    zip(
+        SECTIONS,
+        ("top", "layer", "agent", "fallback", "provider", "tool", "jsonl", "nightwatch", "samples", "review"),
+        strict=True,
+    )
+)
 
 Tables = Callable[[str], dict[str, list[list[str]]]]
 

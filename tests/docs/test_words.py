@@ -17,6 +17,7 @@ from darkfactory.model.signals import Totals
 from darkfactory.model.state import Phase
 from darkfactory.policy.restart import AFTER
 from darkfactory.tools import BUILTIN, demo_agent
+from darkfactory.tools.login import LOGINS
 from darkfactory.tools.tool import Prompt
 
 SOURCE = Path(darkfactory.__file__).parent
@@ -111,3 +112,24 @@ def test_the_command_line_and_the_environment_of_a_tool_are_as_shown(name: str, 
         assert f"`{variable}`" in section
     for variable, value in tool.env.items():
         assert f"`{variable}={value}`" in section
+
+
+def test_the_table_of_logins_is_the_one_that_is_looked_by(tables: Tables):
+    documented = {
+        row[0].strip("`"): [set(re.findall(r"`([^`]+)`", cell)) for cell in row[1:]]
+        for row in tables("tools")["Logins"]
+    }
+    looked_by = {
+        name: [
+            set(login.env),
+            {kept.shown({}) for kept in login.files},
+            {*login.chosen_by, *(kept.shown({}) for kept in login.settings), *login.args},
+        ]
+        for name, login in LOGINS.items()
+    }
+    assert documented == looked_by
+
+
+def test_the_directories_that_logins_are_moved_by_are_named(page: Callable[[str], str]):
+    moved_by = {kept.moved_by for login in LOGINS.values() for kept in (*login.files, *login.settings)} - {""}
+    assert {name for name in moved_by if f"`{name}`" not in page("tools")} == set()

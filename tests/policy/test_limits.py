@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from darkfactory.model.drift import CorrectionLevel
-from darkfactory.model.ends import Reason
-from darkfactory.model.events import MemoryExceeded
+from darkfactory.model.ends import ErrorClass, Reason
+from darkfactory.model.events import MemoryExceeded, OutputSeen
+from darkfactory.model.signals import Waiting
 
-from .world import CORE, GROWTH, SAFETY, World, agent
+from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent, moment
 
 
 def begin(name: str = "it", **fields: object) -> World:
@@ -207,3 +210,53 @@ def test_many_runs_are_stopped_each_at_its_own_second() -> None:
     world.passes(1000)
     told = {record.data["agent"]: record.when.at for record in world.kinds("run_stopping")}
     assert told == {name: 110.0 + 7 * int(name[-1]) for name in names}
+
+
+def waits(world: World, at: float, delay_secs: float | None = None, until: float | None = None) -> None:
+    """Its tool tells that its provider made it wait."""
+    instant = None if until is None else EPOCH + timedelta(seconds=until)
+    told = Waiting(ErrorClass.QUOTA, instant, delay_secs, f"told at {at}")
+    world.tell(OutputSeen(moment(at), world.run_of("it"), 1, False, waiting=told))
+
+
+class TestWaitingForItsProvider:
+    """By itself, inside its tool."""
+
+    def test_it_may_as_long_as_it_may_be_silent_however_much_it_says(self) -> None:
+        world = begin(stall_timeout_secs=300.0)
+        for at in range(100, 400, 60):
+            waits(world, at, delay_secs=60.0)
+        assert stopped(world) == (400, Reason.THROTTLED)
+
+    def test_one_that_gets_on_begins_anew(self) -> None:
+        world = begin(stall_timeout_secs=300.0)
+        waits(world, 100)
+        world.says("it", 350)
+        waits(world, 360)
+        world.says("it", 600)
+        assert world.stop_reason("it") is None
+        waits(world, 610)
+        assert stopped(world) == (910, Reason.THROTTLED)
+
+    def test_one_that_is_told_to_wait_longer_than_that_need_not(self) -> None:
+        world = begin(stall_timeout_secs=300.0)
+        waits(world, 100, delay_secs=301.0)
+        assert stopped(world) == (105, Reason.THROTTLED)
+
+    def test_nor_one_that_is_told_to_wait_until_after_its_timeout(self) -> None:
+        world = begin(timeout_secs=1000.0)
+        waits(world, 900, delay_secs=120.0)
+        assert stopped(world) == (905, Reason.THROTTLED)
+
+    def test_a_time_is_as_good_as_a_delay(self) -> None:
+        world = begin(timeout_secs=1000.0)
+        waits(world, 100, until=1011.0)
+        assert stopped(world) == (105, Reason.THROTTLED)
+        world = begin(timeout_secs=1000.0, stall_timeout_secs=990.0)
+        waits(world, 100, until=1009.0)
+        assert stopped(world) == (1010, Reason.TIMED_OUT)
+
+    def test_a_wait_that_is_short_enough_leaves_the_other_limits_as_they_are(self) -> None:
+        world = begin(timeout_secs=1000.0)
+        waits(world, 500, delay_secs=100.0)
+        assert stopped(world) == (1010, Reason.TIMED_OUT)

@@ -12,7 +12,7 @@ from darkfactory.model.actions import Cause
 from darkfactory.model.drift import CorrectionLevel
 from darkfactory.model.ends import Reason
 from darkfactory.model.events import DefinitionRead
-from darkfactory.model.fleet import AgentDefinition, Secret
+from darkfactory.model.fleet import AgentDefinition, JsonlMap, PromptVia, Secret, ToolConfig
 from darkfactory.policy.history import fold
 from darkfactory.policy.redefinition import READ_ANEW
 
@@ -64,6 +64,42 @@ def test_task_schedule_and_limits_are_taken_over_and_nothing_else() -> None:
     assert order.definition == after
     unsafe = {"cli_tool", "args", "env", "env_pass", "model", "layer", "name", "capabilities", "enabled"}
     assert not unsafe & set(READ_ANEW)
+
+
+TOLD = "its task has changed, and may be a script: that takes a restart"
+
+
+@pytest.mark.parametrize(
+    ("cli_tool", "taken"),
+    [
+        ("bash", False),
+        ("/bin/bash", False),
+        ("plain", False),
+        ("patterns", False),
+        ("success", True),
+        ("events", True),
+        ("claude", True),
+    ],
+)
+def test_the_task_of_a_plain_program_is_not_taken_over_since_it_may_be_the_program(cli_tool: str, taken: bool) -> None:
+    tools = {
+        "plain": ToolConfig(("sh",), PromptVia.FILE),
+        "patterns": ToolConfig(("sh",), PromptVia.FILE, error="error"),
+        "success": ToolConfig(("own",), success="done"),
+        "events": ToolConfig(("own",), jsonl=JsonlMap()),
+    }
+    before = attrs.evolve(agent("it", GROWTH, retries=1), cli_tool=cli_tool)
+    world = World.begun(before, tools=tools)
+    read(world, attrs.evolve(before, task="rm -rf ~"), 20)
+    after = world.state.agents["it"].definition
+    assert (after.task == "rm -rf ~") is taken
+    assert [record.data["detail"] for record in world.kinds("definition_kept")] == ([] if taken else [TOLD])
+    # what else has changed is taken all the same
+    read(world, attrs.evolve(before, task="rm -rf /", retries=3), 30)
+    after = world.state.agents["it"].definition
+    assert after.retries == 3
+    assert (after.task == "rm -rf /") is taken
+    assert redefined(world)[-1].definition == after
 
 
 def test_safety_starts_again_with_the_new_definition_at_the_deadline() -> None:

@@ -30,7 +30,7 @@ FATE: dict[Reason, tuple[bool, float, float | None]] = {
     Reason.OUTPUT_LIMIT: (True, 1.0, None),
     Reason.MAX_TURNS: (True, 1.0, None),
     Reason.THROTTLED: (False, 900.0, 900.0),
-    Reason.BUDGET: (False, 900.0, None),
+    Reason.BUDGET: (False, 900.0, 900.0),
     Reason.CORRECTED_SEVERE: (True, 1.0, 1.0),
     Reason.CORRECTED_MODERATE: (False, 0.0, None),
     Reason.CANCELLED: (False, 0.0, None),

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from darkfactory.model import actions
 from darkfactory.model.actions import Cause
 from darkfactory.model.drift import ACTION_FOR, CorrectionLevel, DriftAlert, DriftMetrics, DriftScore
-from darkfactory.model.ends import Reason, Verdict
+from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.events import (
     DefinitionRead,
     Drifted,
@@ -29,9 +29,18 @@ from darkfactory.model.events import (
     Tick,
     ToolsChecked,
 )
-from darkfactory.model.fleet import STOP_ORDER, LayerConfig, OrchestratorConfig, Overlap, Strategy
+from darkfactory.model.fleet import (
+    STOP_ORDER,
+    Fallback,
+    LayerConfig,
+    OrchestratorConfig,
+    Overlap,
+    ProviderConfig,
+    Strategy,
+)
+from darkfactory.model.providers import Spending
 from darkfactory.policy.draft import Draft
-from darkfactory.policy.history import durable_of, fold, line_of, snapshot
+from darkfactory.policy.history import durable_of, fold, instant, line_of, snapshot
 from darkfactory.policy.reconcile import ask_gate
 from darkfactory.policy.restart import AFTER, WAIT_MAX_SECS
 
@@ -40,15 +49,19 @@ from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent, fleet, moment
 AGENTS = (
     agent("watch", SAFETY),
     agent("announcing", SAFETY, timeout_secs=500.0),
-    agent("third", SAFETY),
+    agent("third", SAFETY, provider="p"),
     agent("off", SAFETY, enabled=False),
-    agent("nightly", CORE, retries=2),
-    agent("queueing", CORE, overlap=Overlap.QUEUE, jitter_secs=30.0),
+    agent("nightly", CORE, retries=2, provider="p", fallback=Fallback(provider="q")),
+    agent("queueing", CORE, overlap=Overlap.QUEUE, jitter_secs=30.0, provider="q"),
     agent("restarting", CORE, overlap=Overlap.RESTART, max_runs_per_day=5),
-    agent("helper", GROWTH, retries=1),
+    agent("helper", GROWTH, retries=1, provider="p"),
     agent("other", GROWTH, max_output_bytes=1000),
 )
+NOTHING = Spending()
+SPENT = st.builds(Spending, st.integers(0, 5), st.integers(0, 2000), st.sampled_from([0.0, 0.1, 0.25]))
 NAMES = [definition.name for definition in AGENTS]
+PROVIDERS = {"p": ProviderConfig(calls_per_hour=12, hard=True), "q": ProviderConfig(tokens_per_day=10_000)}
+ERRORS = [None, *(error for error in ErrorClass if CLASSES[error].reason is Reason.THROTTLED)]
 ENDS = [reason for reason in Reason if reason not in (Reason.LOST, Reason.SHUTDOWN)]
 
 
@@ -68,10 +81,16 @@ class Factory(RuleBasedStateMachine):
         self.missing: set[str] = set()
         self.occurrences: set[tuple[str, object]] = set()
         self.killed = False
+        self.blocked: dict[str, float] = {}
+        """Provider -> until when, by the journal."""
+        self.where: dict[str, str | None] = {}
+        """Run -> its provider."""
+        self.probes: set[str] = set()
+        """Runs that began at a blocked provider since it was blocked last."""
         self.tell(ToolsChecked(moment(0), {}))
 
     def fleet(self, layer: LayerConfig, cap: int) -> OrchestratorConfig:
-        config = fleet(*AGENTS, layer=layer, max_concurrent_runs=cap)
+        config = fleet(*AGENTS, layer=layer, max_concurrent_runs=cap, providers=PROVIDERS)
         return evolve(config, layers={**config.layers, SAFETY: evolve(layer, strategy=self.strategy)})
 
     def restarted_with(self, name: str) -> set[str]:
@@ -94,6 +113,11 @@ class Factory(RuleBasedStateMachine):
         begun: set[str] = set()
         for action in self.world.tell(event):
             match action:
+                case actions.Record(kind="provider_blocked", data=data):
+                    self.blocked[data["provider"]] = (instant(data["until"]) - EPOCH).total_seconds()
+                    self.probes.clear()
+                case actions.Record(kind="provider_serves", data=data):
+                    del self.blocked[data["provider"]]
                 case actions.Record(kind="resumed"):
                     held.discard(action.data["agent"])
                     self.bad_ends.pop(action.data["agent"], None)
@@ -110,6 +134,7 @@ class Factory(RuleBasedStateMachine):
                     for together, runs in self.old:
                         mixed = runs & self.world.orders.keys() if action.agent in together else set()
                         assert not mixed, "never two generations of a group"
+                    self.begins_where_it_may(action)
                     assert action.agent != "off"
                     assert action.agent not in self.missing
                     recent = [at for at in self.bad_ends.get(action.agent, ()) if at > event.when.at - 300.0]
@@ -126,6 +151,19 @@ class Factory(RuleBasedStateMachine):
                     assert action.exit_code == (1 if self.world.orders else 0)
                 case _:
                     pass
+
+    def begins_where_it_may(self, order: actions.StartRun) -> None:
+        """A provider that turned runs away is tried by one alone, and nobody falls back from one that serves."""
+        (definition,) = [definition for definition in AGENTS if definition.name == order.agent]
+        provider = self.world.config.provider_of(definition.fallen_back() if order.fallback else definition)
+        if order.fallback:
+            assert "p" in self.blocked, "only while its own is blocked"
+        if provider in self.blocked:
+            assert self.blocked[provider] <= self.world.at + 0.01, "not before the time has come"
+            trying = {run for run, where in self.where.items() if where == provider and run in self.probes}
+            assert not trying & self.world.orders.keys(), "one tries"
+            self.probes.add(order.run_id)
+        self.where[order.run_id] = provider
 
     def live_run(self, data: st.DataObject) -> actions.StartRun:
         return data.draw(st.sampled_from(sorted(self.world.orders.values(), key=lambda order: order.run_id)))
@@ -149,19 +187,48 @@ class Factory(RuleBasedStateMachine):
         self.tell(RunStarted(self.world.now(), self.live_run(data).run_id, 4711))
 
     @alive
-    @rule(data=st.data(), output_bytes=st.integers(0, 2000), finished=st.booleans())
-    def run_prints(self, data: st.DataObject, output_bytes: int, finished: bool) -> None:
-        self.tell(OutputSeen(self.world.now(), self.live_run(data).run_id, output_bytes, finished))
+    @rule(
+        data=st.data(), output_bytes=st.integers(0, 2000), finished=st.booleans(), spent=SPENT, answered=st.booleans()
+    )
+    def run_prints(
+        self, data: st.DataObject, output_bytes: int, finished: bool, spent: Spending, answered: bool
+    ) -> None:
+        run_id = self.live_run(data).run_id
+        self.tell(OutputSeen(self.world.now(), run_id, output_bytes, finished, spent, None, answered))
 
     @alive
-    @rule(data=st.data(), reason=st.sampled_from(ENDS), obeys=st.sampled_from([True, True, False]))
-    def run_ends(self, data: st.DataObject, reason: Reason, obeys: bool) -> None:
+    @rule(
+        data=st.data(),
+        reason=st.sampled_from(ENDS),
+        obeys=st.sampled_from([True, True, False]),
+        error=st.sampled_from(ERRORS),
+        resets=st.none() | st.floats(-100.0, 8000.0),
+        spent=SPENT,
+    )
+    def run_ends(
+        self,
+        data: st.DataObject,
+        reason: Reason,
+        obeys: bool,
+        error: ErrorClass | None,
+        resets: float | None,
+        spent: Spending,
+    ) -> None:
         """One that is told to stop may just have ended by itself."""
         order = self.live_run(data)
         stop = self.world.stops.get(order.run_id)
-        self.ends(order.run_id, stop.reason if stop is not None and obeys else reason)
+        reason = stop.reason if stop is not None and obeys else reason
+        verdict = Verdict(reason, "because")
+        if reason is Reason.THROTTLED:
+            resets_at = None if resets is None else self.world.now().utc + timedelta(seconds=resets)
+            verdict = evolve(verdict, error_class=error, resets_at=resets_at)
+        self.judged(order.run_id, verdict, spent)
 
     def ends(self, run_id: str, reason: Reason) -> None:
+        self.judged(run_id, Verdict(reason, "because"))
+
+    def judged(self, run_id: str, verdict: Verdict, spent: Spending = NOTHING) -> None:
+        reason = verdict.reason
         order = self.world.orders.pop(run_id)
         self.world.stops.pop(run_id, None)
         if AFTER[reason].counts:
@@ -169,7 +236,7 @@ class Factory(RuleBasedStateMachine):
             self.bad_ends.setdefault(order.agent, []).append(self.world.at)
             if order.layer is SAFETY:
                 self.restarts(order.agent)
-        self.tell(RunEnded(self.world.now(), run_id, Verdict(reason, "because"), 0))
+        self.tell(RunEnded(self.world.now(), run_id, verdict, 0, spent=spent))
 
     @precondition(lambda self: self.world.state.stopping is None)
     @rule()
@@ -177,8 +244,9 @@ class Factory(RuleBasedStateMachine):
         """Then all that is enabled and not held, or down with one that is, runs again, as far as there is room."""
         self.tools_checked(set())
         waited = 0.0
-        throttled = any(state.waits for state in self.world.state.agents.values())
-        bound = 400.0 + (WAIT_MAX_SECS if throttled else 0.0)
+        state = self.world.state
+        throttled = any(agent.waits for agent in state.agents.values()) or self.blocked
+        bound = 4000.0 + (WAIT_MAX_SECS + 8000.0 if throttled else 0.0)
         while not self.all_is_well():
             assert waited < bound
             for run_id, order in list(self.world.orders.items()):
@@ -187,7 +255,7 @@ class Factory(RuleBasedStateMachine):
                 elif order.layer is not SAFETY:
                     self.ends(run_id, Reason.SUCCEEDED)
                 else:
-                    self.tell(OutputSeen(self.world.now(), run_id, 1, False))
+                    self.tell(OutputSeen(self.world.now(), run_id, 1, False, answered=True))
             step = 5.0 if waited < 400.0 else 100.0
             self.time_passes(step)
             waited += step
@@ -319,6 +387,7 @@ class Factory(RuleBasedStateMachine):
                 waits = durable.pending[request.key]
                 assert (waits.occurrence, waits.attempt) == (request.occurrence, request.attempt)
                 assert waits.excused == request.excused
+                assert (waits.until, waits.fell_back) == (request.until, request.fell_back)
         for name, agent_state in state.agents.items():
             assert durable.runs_on.get(name) == agent_state.runs_on
             ends = [(end - EPOCH).total_seconds() for end in durable.bad_ends.get(name, ())]
@@ -331,10 +400,12 @@ class Factory(RuleBasedStateMachine):
         folded = fold(world.lines(), world.config.timezone)
         assert evolve(durable, bad_ends={}) == evolve(folded, bad_ends={})
         for name in NAMES:
-            since = self.world.at - self.layer.period_secs
+            # the journal's times are rounded: of an end that is just about to count no longer nothing is said
+            since = self.world.at - self.layer.period_secs + 1e-5
             ends = [(end - EPOCH).total_seconds() for end in folded.bad_ends.get(name, ())]
             counting = [end for end in ends if end > since]
             told = [(end - EPOCH).total_seconds() for end in durable.bad_ends.get(name, ())]
+            told = [end for end in told if end > since]
             assert all(abs(end - other) < 1e-5 for end, other in zip(told, counting, strict=True))
         line = json.loads(json.dumps(line_of(snapshot(durable, world.now()))))
         assert fold([*world.lines(), line], world.config.timezone) == durable

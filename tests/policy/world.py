@@ -10,7 +10,7 @@ from attrs import define, evolve, field
 from darkfactory.model import actions
 from darkfactory.model.actions import Action, Record
 from darkfactory.model.drift import ACTION_FOR, CorrectionLevel, DriftAlert, DriftMetrics, DriftScore
-from darkfactory.model.ends import Reason, Verdict
+from darkfactory.model.ends import ErrorClass, Reason, Verdict
 from darkfactory.model.events import (
     Drifted,
     Event,
@@ -28,6 +28,7 @@ from darkfactory.model.events import (
     ToolsChecked,
 )
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, LayerConfig, OrchestratorConfig
+from darkfactory.model.providers import Spending
 from darkfactory.model.state import Durable, State
 from darkfactory.policy.decide import decide, initial
 from darkfactory.policy.history import fold, line_of
@@ -132,14 +133,35 @@ class World:
     def says(self, name: str, at: float, output_bytes: int = 1, *, finished: bool = False) -> None:
         self.tell(OutputSeen(self.now(at), self.run_of(name), output_bytes, finished))
 
+    def spends(self, name: str, at: float, calls: int = 0, tokens: int = 0, usd: float = 0.0) -> None:
+        """Its output tells that it has used up so much, all in all."""
+        self.tell(OutputSeen(self.now(at), self.run_of(name), 1, False, Spending(calls, tokens, usd)))
+
+    def answered(self, name: str, at: float) -> None:
+        """Its provider has answered it."""
+        self.tell(OutputSeen(self.now(at), self.run_of(name), 1, False, answered=True))
+
     def swells(self, name: str, at: float, memory_bytes: int) -> None:
         self.tell(MemoryExceeded(self.now(at), self.run_of(name), memory_bytes))
 
     def ends(self, name: str, reason: Reason, at: float | None = None, unreaped: tuple[str, ...] = ()) -> None:
+        self.judged(name, Verdict(reason, "because"), at, unreaped)
+
+    def judged(
+        self, name: str, verdict: Verdict, at: float | None = None, unreaped: tuple[str, ...] = (), calls: int = 0
+    ) -> None:
+        """The agent's run ends with that verdict."""
         run_id = self.run_of(name)
         del self.orders[run_id]
         self.stops.pop(run_id, None)
-        self.tell(RunEnded(self.now(at), run_id, Verdict(reason, "because"), 0, unreaped))
+        self.tell(RunEnded(self.now(at), run_id, verdict, 0, unreaped, spent=Spending(calls)))
+
+    def turned_away(
+        self, name: str, at: float | None = None, *, error: ErrorClass = ErrorClass.QUOTA, resets: float | None = None
+    ) -> None:
+        """The agent's run ends because its provider said wait, until `resets` if that is given."""
+        resets_at = None if resets is None else EPOCH + timedelta(seconds=resets)
+        self.judged(name, Verdict(Reason.THROTTLED, "limit reached", error, True, resets_at), at)
 
     def due(self, name: str, at: float | None = None, *, late: float = 0.0) -> None:
         """An occurrence that was scheduled `late` seconds ago is told."""

@@ -22,6 +22,7 @@ from darkfactory import (
     open_factory,
 )
 from darkfactory.model.fleet import MinSamples
+from darkfactory.runtime import definitions
 from darkfactory.testing import FAILS, HANGS, STARTED, Script, SimulatedMachine, says, uses
 
 from .fleets import by_agent, fleet, secs
@@ -271,6 +272,27 @@ async def test_a_crash_loop_is_no_drift(autojump_clock: MockClock) -> None:
     assert machine.records("held")[0]["reason"] == "crash_loop"
 
 
+@pytest.mark.parametrize(
+    ("script", "error_class"),
+    [
+        (Script(refuses="tool_missing"), "tool_missing"),
+        (Script(exit_code=1, last_words=says(ok=False, text="log in first", error="auth")), "auth"),
+        (Script(exit_code=2, last_words=says(ok=False, text="no such option", error="config")), "config"),
+    ],
+)
+async def test_what_the_machine_lacks_is_a_failure_that_is_held_and_neither_drift_nor_a_throttle(
+    autojump_clock: MockClock, script: Script, error_class: str
+) -> None:
+    machine = SimulatedMachine(lambda _: script)
+    async with open_factory(fleet(watch()), machine=machine.open) as factory:
+        await trio.sleep(3600)
+        assert factory.agent_statuses()[0].condition == "held"
+    ends = {(line["reason"], line["error_class"]) for line in machine.records("run_ended")}
+    assert ends == {("failed", error_class)}
+    assert [line["reason"] for line in machine.records("held")] == ["crash_loop"]
+    assert not machine.records("drift")
+
+
 async def test_a_run_that_lives_is_looked_at_every_half_minute(autojump_clock: MockClock) -> None:
     machine = SimulatedMachine(lambda _: HANGS)
     async with open_factory(fleet(watch(stall_timeout_secs=200.0)), machine=machine.open) as factory:
@@ -371,6 +393,22 @@ task = "{task}"
         elif (spoilt := how(text)) is not None:
             file.write_bytes(spoilt)
 
+    def replace_by_link(self, file: Path, target: str) -> None:
+        file.unlink()
+        file.symlink_to(target)
+
+    async def test_the_size_that_the_system_tells_of_a_file_is_not_believed(
+        self, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, file: Path
+    ) -> None:
+        """Files below /proc have a size of 0 by what `stat` says; and any file can grow while it is read."""
+        monkeypatch.setattr(definitions, "LARGEST_BYTES", 100)
+        machine = in_order(errs(30), HANGS)
+        async with open_factory(self.load(file), machine=machine.open):
+            self.replace_by_link(file, "/proc/self/status")
+            await trio.sleep(400)
+        (kept,) = machine.records("definition_kept")
+        assert "has more than 100 bytes" in kept["detail"]
+
     @pytest.mark.parametrize(
         ("spoil", "problem"),
         [
@@ -381,7 +419,7 @@ task = "{task}"
             (lambda text: text.replace(b"Safety", b"Growth").replace(b"10000", b"1000"), "its layer is Growth now"),
             (lambda _: None, "cannot be read: No such file"),
             (os.mkfifo, "no regular file"),
-            (2**32, "more than 4194304 are not read"),
+            (2**32, "has more than 4194304 bytes"),
         ],
     )
     async def test_the_last_good_one_stays(

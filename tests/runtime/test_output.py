@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from darkfactory import AgentDefinition, AgentLayer, open_factory
 from darkfactory.devices.clock import SystemClock
 from darkfactory.model.events import Event, OutputSeen
+from darkfactory.model.fleet import Secret
 from darkfactory.model.signals import Counts, Stream
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.intake import Intake
@@ -95,6 +96,20 @@ async def test_a_limit_with_a_time_is_waited_for(autojump_clock: MockClock) -> N
     assert second["reason"] == "succeeded"
 
 
+@pytest.mark.parametrize(
+    ("env", "resets_at"),
+    [({}, "2026-01-05T04:53:00.000000Z"), ({"TZ": Secret("Asia/Tokyo")}, "2026-01-05T19:53:00.000000Z")],
+)
+async def test_a_time_in_words_is_one_of_the_zone_that_the_agent_was_given(
+    env: dict[str, Secret], resets_at: str, autojump_clock: MockClock
+) -> None:
+    output = b"".join(transcript("codex", "usage"))  # try again at 4:53 AM; here it is midnight, in Tokyo 09:00
+    agent = AgentDefinition("helper", AgentLayer.GROWTH, "codex", "x", env=env)
+    machine = await run(agent, Script(output=((0.0, output),), exit_code=1, last_words=b""))
+    (line,) = machine.records("run_ended")
+    assert (line["error_class"], line["resets_at"]) == ("quota", resets_at)
+
+
 async def test_the_summary_and_the_record_tell_what_was_seen(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +120,8 @@ async def test_the_summary_and_the_record_tell_what_was_seen(
     machine = await run(agent, Script(output=((0.0, output),), last_words=b""))
     seen = {
         "session": "01a20689-5c7f-72f3-906a-1218704882e5",
+        "api_calls": 6,
+        "api_calls_estimated": True,
         "tool_calls": 5,
         "tool_failures": 5,
         "input_tokens": 7200,
@@ -115,8 +132,8 @@ async def test_the_summary_and_the_record_tell_what_was_seen(
     (summary,) = summaries
     assert seen.items() <= line.items()
     assert seen.items() <= summary.items()
-    assert "api_calls" not in line
-    assert summary["api_calls"] is None
+    assert "cost_usd" not in line
+    assert summary["cost_usd"] is None
     assert (summary["error_class"], summary["resets_at"], summary["denials"]) == (None, None, 0)
     assert summary["answer"] == "I give up: the command keeps failing."
 
@@ -154,3 +171,20 @@ async def test_whoever_watches_is_told_what_came_since_the_last_round(autojump_c
             if isinstance(event, OutputSeen)
         ]
         assert finished == [False, False]
+
+
+async def test_output_after_a_truncation_is_no_silence_whatever_was_lost_by_it(autojump_clock: MockClock) -> None:
+    send, receive = trio.open_memory_channel[Event](10)
+    with send, receive:
+        intake = Intake("run", BUILTIN["demo"]("demo"), Sender(send, SystemClock()))
+        intake.written(50_000_000)  # of which most is truncated before it could be read
+        intake.feed(Stream.STDOUT, STARTED)
+        await intake.flush()
+        intake.truncated(Stream.STDOUT)
+        intake.feed(Stream.STDOUT, says())
+        await intake.flush()
+        await intake.flush()
+        send.close()
+        told = [event async for event in receive]
+    seen = [(event.output_bytes, event.finished) for event in told if isinstance(event, OutputSeen)]
+    assert seen == [(50_000_000, False), (50_000_000, True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from darkfactory.tools.reader import Reader
 from darkfactory.tools.tally import Tally
 from darkfactory.tools.verdict import Evidence, judge
 
+RECORDED = datetime(2026, 11, 23, 3, 53, 20, tzinfo=UTC)
+"""About when."""
 RECORDINGS = Path(__file__).parents[1] / "data" / "agent_cli"
 
 
@@ -43,6 +46,8 @@ class Recording:
             Evidence(
                 tally=tally,
                 finished=tally.finished,
+                now=RECORDED,
+                zone=UTC,
                 exit_code=self.exit_code,
                 output_bytes=len(self.stdout) + len(self.stderr),
                 reports=tool.reports,

@@ -1,5 +1,6 @@
 import json
 import sys
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from darkfactory.model import fleet
 from darkfactory.model.ends import ErrorClass
-from darkfactory.model.fleet import AgentDefinition, AgentLayer, Permissions, PromptVia, ToolConfig
+from darkfactory.model.fleet import AgentDefinition, AgentLayer, JsonlMap, Permissions, PromptVia, ToolConfig
 from darkfactory.model.signals import (
     ApiCall,
     BackgroundTask,
@@ -28,9 +29,13 @@ from darkfactory.model.signals import (
     Warning,  # noqa: A004
 )
 from darkfactory.tools import BUILTIN, tool_for
+from darkfactory.tools.claude import Claude
+from darkfactory.tools.command import Command
 from darkfactory.tools.demo import DEMO_AGENT
 from darkfactory.tools.environment import environment
+from darkfactory.tools.errors import class_of
 from darkfactory.tools.lines import LineSplitter
+from darkfactory.tools.reader import Reader
 from darkfactory.tools.tally import Tally
 from darkfactory.tools.tool import Prompt
 
@@ -321,9 +326,10 @@ CLAUDE = {
     "a system event that is not known": (system("surprise"), (Unknown(),)),
     "a type that is no word": (line(type=["assistant"]), (Unknown(),)),
 }
+ESTIMATED = ApiCall(exact=False)
 CODEX = {
-    "a start": (line(type="thread.started", thread_id="t1"), (Started("t1"),)),
-    "a start without an id": (line(type="thread.started"), (Started(),)),
+    "a start": (line(type="thread.started", thread_id="t1"), (Started("t1"), ApiCall(0, exact=False))),
+    "a start without an id": (line(type="thread.started"), (Started(), ApiCall(0, exact=False))),
     "a turn": (line(type="turn.started"), ()),
     "an answer": (item("completed", id="i", type="agent_message", text="hi"), (Said("hi"),)),
     "a command begins": (
@@ -332,27 +338,42 @@ CODEX = {
     ),
     "a command ends": (
         item("completed", id="i", type="command_execution", status="completed", exit_code=0),
-        (ToolCall("command_execution", True, "i"),),
+        (
+            ESTIMATED,
+            ToolCall("command_execution", True, "i"),
+        ),
     ),
     "a command fails": (
         item("completed", id="i", type="command_execution", status="failed", exit_code=3),
-        (ToolCall("command_execution", False, "i"),),
+        (
+            ESTIMATED,
+            ToolCall("command_execution", False, "i"),
+        ),
     ),
     "a command ends with a code alone": (
         item("completed", id="i", type="command_execution", status="completed", exit_code=3),
-        (ToolCall("command_execution", False, "i"),),
+        (
+            ESTIMATED,
+            ToolCall("command_execution", False, "i"),
+        ),
     ),
     "a command that was declined": (
         item("completed", id="i", type="command_execution", status="declined"),
-        (ToolCall("command_execution", False, "i"), Denied("command_execution")),
+        (ESTIMATED, ToolCall("command_execution", False, "i"), Denied("command_execution")),
     ),
     "a server's tool": (
         item("completed", id="i", type="mcp_tool_call", tool="search", status="completed"),
-        (ToolCall("search", True, "i"),),
+        (
+            ESTIMATED,
+            ToolCall("search", True, "i"),
+        ),
     ),
     "a file": (
         item("completed", id="i", type="file_change", status="completed"),
-        (ToolCall("file_change", True, "i"),),
+        (
+            ESTIMATED,
+            ToolCall("file_change", True, "i"),
+        ),
     ),
     "a thought": (item("completed", id="i", type="reasoning", text="hm"), ()),
     "a list": (item("updated", id="i", type="todo_list"), ()),
@@ -369,7 +390,7 @@ CODEX = {
     "an error": (line(type="error", message="Quota exceeded."), (Error("Quota exceeded.", ErrorClass.BILLING),)),
     "success": (
         line(type="turn.completed", usage={"input_tokens": 3, "output_tokens": 1}),
-        (Usage(3, 1, basis=Basis.SESSION), Finished(True)),
+        (ESTIMATED, Usage(3, 1, basis=Basis.SESSION), Finished(True)),
     ),
     "failure": (
         line(type="turn.failed", error={"message": "You've hit your usage limit."}),
@@ -400,6 +421,7 @@ CODEX = {
 DEMO = {
     "a start": (line(type="started", session="d"), (Started("d"),)),
     "words": (line(type="say", text='"result"'), (Said('"result"'),)),
+    "an answer": (line(type="api", input_tokens=5, output_tokens=1), (ApiCall(), Usage(5, 1))),
     "a command": (line(type="tool", name="shell", exit_code=0), (ToolCall("shell", True),)),
     "a command that fails": (line(type="tool", name="shell", exit_code=1), (ToolCall("shell", False),)),
     "success": (line(type="result", ok=True, text="done"), (Finished(True, "done", answer="done"),)),
@@ -475,6 +497,38 @@ def test_what_a_run_leaves_to_be_remembered_has_a_bound():
     assert len(memory.partial) <= 64 * 1024
 
 
+def test_ids_and_names_as_long_as_a_line_are_not_kept_whole():
+    long = "x" * 100_000
+    reader = Reader(Claude())
+    for number in range(40):
+        name, key = f"{number}n{long}", f"{number}i{long}"
+        content = [{"type": "tool_use", "id": key, "name": name}, {"type": "text", "text": "hm"}]
+        events = (
+            {"type": "assistant", "message": {"id": key, "content": content}},
+            {"type": "system", "subtype": "permission_denied", "tool_use_id": key},
+            {"type": "system", "subtype": "task_started", "is_backgrounded": True, "task_id": key},
+            {"type": "user", "message": {"content": [{"type": "tool_result", "tool_use_id": key, "is_error": True}]}}
+            if number % 2
+            else {"type": "user"},
+        )
+        for event in events:
+            reader.feed(Stream.STDOUT, json.dumps(event).encode() + b"\n")
+    tally = reader.tally
+    assert (tally.tool_calls, tally.tool_failures, tally.denials, tally.api_calls) == (40, 20, 40, 40)
+    assert len(tally.background) == 40
+    assert len(repr((tally, reader._memory))) < 100_000
+
+
+def test_a_long_message_is_not_kept_by_what_it_was_classed_by():
+    tracemalloc.start()
+    try:
+        for number in range(40):
+            assert class_of(f"{number}: unauthorized " + "x" * 100_000) is ErrorClass.AUTH
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_limit_that_was_met_says_when_the_run_could_go_on():
     limit = line(type="rate_limit_event", rate_limit_info={"status": "rejected", "resetsAt": 1795421792})
     end = line(type="result", subtype="success", is_error=True, api_error_status=429, result="Limit reached")
@@ -507,7 +561,7 @@ HUGE = 'a \\ " \n \u00e9 ' * 150_000
         (
             "codex",
             item("completed", id="i1", type="command_execution", command="x", aggregated_output=HUGE, exit_code=0),
-            [ToolCall("command_execution", True, "i1")],
+            [ESTIMATED, ToolCall("command_execution", True, "i1")],
         ),
     ],
 )
@@ -575,3 +629,34 @@ def test_no_event_raises_whatever_is_in_its_fields(name, kind, subtype, fields):
     for signal in heard(name, json.dumps({**fields, "type": kind, "subtype": subtype}).encode()):
         tally.take(signal)
     assert tally.totals
+
+
+LONG = "You are out of credits. " * 20 + "Try again at 4:53 AM."
+MAPPED = JsonlMap(type=("type",), failed=("failed",), text=("text",))
+
+
+@pytest.mark.parametrize(
+    ("tool", "event"),
+    [
+        (BUILTIN["claude"]("claude"), {"type": "result", "is_error": True, "result": LONG}),
+        (
+            BUILTIN["claude"]("claude"),
+            {
+                "type": "assistant",
+                "error": "rate_limit",
+                "message": {"model": "<synthetic>", "content": [{"type": "text", "text": LONG}]},
+            },
+        ),
+        (BUILTIN["codex"]("codex"), {"type": "turn.failed", "error": {"message": LONG}}),
+        (BUILTIN["codex"]("codex"), {"type": "error", "message": LONG}),
+        (BUILTIN["codex"]("codex"), {"type": "error", "message": f"Reconnecting... 1/5 {LONG}"}),
+        (BUILTIN["demo"]("demo"), {"type": "result", "ok": False, "text": LONG}),
+        (Command(ToolConfig(("x",), jsonl=MAPPED)), {"type": "failed", "text": LONG}),
+        (Command(ToolConfig(("x",), error="credits")), {"text": LONG}),
+        (Command(ToolConfig(("x",), throttle="credits")), {"text": LONG}),
+    ],
+)
+def test_what_a_tool_says_of_a_failure_is_kept_to_its_end_where_the_time_stands(tool, event):
+    told = tool.signals(Stream.STDOUT, json.dumps(event).encode(), tool.memory())[-1]
+    assert isinstance(told, Error | Finished | Retry | Throttled)
+    assert "Try again at 4:53 AM." in (told.text if isinstance(told, Error) else told.detail)

@@ -3,6 +3,7 @@ however the bytes are cut."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
@@ -18,6 +19,7 @@ from darkfactory.tools.lines import MAX_LINE_BYTES, LineSplitter
 from darkfactory.tools.reader import Reader
 from darkfactory.tools.verdict import Evidence, judge
 
+NOW = datetime(2026, 11, 23, 3, 53, 20, tzinfo=UTC)
 MAPPED = JsonlMap(
     type=("type", "subtype"),
     started=("system/init",),
@@ -30,8 +32,8 @@ MAPPED = JsonlMap(
     session="session_id",
     input_tokens="usage.input_tokens",
 )
-REAL = ("claude", "codex", "gemini", "opencode", "pi")
-RETRIES_ON_STDERR = ("gemini",)
+REAL = ("claude", "codex", "gemini", "opencode", "pi", "qwen")
+RETRIES_ON_STDERR = ("gemini", "qwen")
 """These say that they try again on the one stream, and answer on the other."""
 TOOLS = {
     **{name: make(name) for name, make in BUILTIN.items()},
@@ -46,6 +48,8 @@ def verdict_on(reader: Reader, exit_code: int = 1):
         Evidence(
             tally=tally,
             finished=tally.finished,
+            now=NOW,
+            zone=UTC,
             exit_code=exit_code,
             output_bytes=1,
             reports=reader.tool.reports,
@@ -64,7 +68,7 @@ def test_after_every_line_of_every_transcript_there_is_one_verdict_at_most(name,
             assert verdict_on(reader).decided_by
 
 
-@pytest.mark.parametrize("name", ["claude", "codex", "demo", "gemini", "mapped", "opencode", "pi"])
+@pytest.mark.parametrize("name", ["claude", "codex", "demo", "gemini", "mapped", "opencode", "pi", "qwen"])
 def test_no_line_raises_wherever_it_is_torn(name, recordings):
     tool, seen = TOOLS[name], set()
     for recording in recordings.values():
@@ -123,7 +127,8 @@ def test_however_the_bytes_come_the_tally_is_the_same(recordings, data):
     reader.finish()
     whole.finish()
     if tool in map(TOOLS.get, RETRIES_ON_STDERR):  # whether that came before its answer, the streams do not tell
-        reader.tally.waiting = whole.tally.waiting = None
+        for tally in (reader.tally, whole.tally):
+            tally.waiting = tally.waited = None
     assert reader.tally == whole.tally
 
 

@@ -35,6 +35,10 @@ HEALTHY = {
         *("config_content", "ratelimit_ok"),
     ),
     "pi": ("text", "tool", "ratelimit_ok"),
+    "qwen": (
+        *("text", "tool", "v015_tool", "partial", "binout", "slow", "mcp", "mcp_hang", "stdin_open", "resume", "root"),
+        *("continue", "bgproc", "perm_default", "ratelimit_ok"),
+    ),
 }
 PROVIDERS_FAULT = {
     "claude": ("ratelimit", "retries2_ratelimit", "usage", "err500", "noserver", "streamerr"),
@@ -42,6 +46,7 @@ PROVIDERS_FAULT = {
     "gemini": ("ratelimit", "ratelimit60", "usage", "err500", "retries1", "streamerr", "noserver", "hangstream_long"),
     "opencode": ("ratelimit", "ratelimit60", "usage", "err500", "streamerr", "noserver"),
     "pi": ("ratelimit", "ratelimit60", "usage", "err500"),
+    "qwen": ("ratelimit", "usage", "usage_long", "err500", "streamerr", "noserver", "hangstream_long"),
 }
 
 
@@ -73,7 +78,7 @@ def test_what_its_provider_did_is_not_held_against_an_agent(recording: Recorded,
     assert set(night(recording(tool, case))) == {CorrectionLevel.NORMAL}
 
 
-@pytest.mark.parametrize("tool", ["claude", "codex", "opencode", "pi"])
+@pytest.mark.parametrize("tool", ["claude", "codex", "opencode", "pi", "qwen"])
 def test_toolerr_is_moderate_at_least(recording: Recorded, tool: str):
     levels = night(recording(tool, "toolerr"))
     assert min(levels) >= CorrectionLevel.MODERATE

@@ -184,7 +184,9 @@ def test_the_end_is_that_of_the_last_turn():
 
 def test_while_it_tries_again_it_waits_for_its_provider_until_that_answers():
     bad, again = message("error", errorMessage="429 no"), line("auto_retry_start", errorMessage="429 no", delayMs=2000)
-    assert tallied(bad, again, line("turn_start")).waiting is ErrorClass.THROTTLED
+    waiting = tallied(bad, again, line("turn_start")).waiting
+    assert waiting is not None
+    assert waiting.error is ErrorClass.THROTTLED
     assert tallied(bad, again, line("turn_start"), message("toolUse")).waiting is None
 
 

@@ -4,6 +4,9 @@ The expectations come from what was done in each run (its scenario, the requests
 code), not from what the adapters say.
 """
 
+from datetime import UTC, datetime
+from unittest.mock import ANY
+
 import pytest
 
 from darkfactory.model.ends import ErrorClass as E
@@ -199,10 +202,84 @@ GEMINI = {
     "sig_killgroup_tool": (failed(E.KILLED), 1, 1, 0, None, None),
     "parent_killed_tool": (failed(E.KILLED), 1, 1, 0, None, None),
 }
+
+# It has a call of its own after each answer, which is in the tokens. API calls are made out from what it printed.
+QWEN = {
+    "text": (OK, 1, 0, 0, 2400, 36),
+    "tool": (OK, 2, 1, 0, 2400, 58),
+    "v015_tool": (OK, 2, 1, 0, 2400, 58),
+    "root": (OK, 2, 1, 0, 2400, 58),
+    "partial": (OK, 2, 1, 0, 2400, 58),
+    "bgproc": (OK, 2, 1, 0, 2400, 58),
+    "binout": (OK, 3, 2, 0, 3600, 88),
+    "slow": (OK, 1, 0, 0, 2400, 80),
+    "mcp": (OK, 1, 0, 0, 2400, 36),
+    "mcp_hang": (OK, 1, 0, 0, 2400, 36),
+    "stdin_open": (OK, 1, 0, 0, 2400, 36),
+    "ratelimit_ok": (OK, 1, 0, 0, 2400, 36),
+    "toolerr": (OK, 6, 5, 5, 7200, 174),
+    "unknowntool": (OK, 2, 1, 1, 2400, 48),
+    # of the session: it is not told what the runs before used
+    "resume": (OK, 1, 0, 0, 4800, 72),
+    "continue": (OK, 1, 0, 0, 7200, 108),
+    # it was offered no tool that changes anything, and said so
+    "perm_default": (OK, 1, 0, 0, 3600, 88),
+    # it asked ten times, and put four cut answers together; there is no mark of that
+    "maxtokens": (OK, 1, 0, 0, 12000, 100),
+    "empty": (failed(E.EMPTY_OUTPUT), 0, 0, 0, 6000, 5),
+    "streamerr": (throttled(E.PROVIDER_DOWN), 0, 0, 0, 0, 0),
+    "err500": (throttled(E.PROVIDER_DOWN), 0, 0, 0, 0, 0),
+    "hangstream_long": (throttled(E.NETWORK), 0, 0, 0, 0, 0),
+    "noserver": (throttled(E.NETWORK), 0, 0, 0, 0, 0),
+    "auth": (failed(E.AUTH), 0, 0, 0, 0, 0),
+    "nokey": (failed(E.AUTH), None, 0, 0, 0, 0),
+    "badrequest": (failed(E.INVALID_REQUEST), 0, 0, 0, 0, 0),
+    "toolong": (failed(E.CONTEXT_OVERFLOW), 0, 0, 0, 0, 0),
+    "badflag": (failed(E.CONFIG), None, 0, 0, None, None),
+    "dashprompt": (failed(E.CONFIG), None, 0, 0, None, None),
+    "resume_unknown": (failed(E.CONFIG), None, 0, 0, None, None),
+    "maxwall": ((Reason.BUDGET, E.BUDGET), 0, 0, 0, None, None),
+    # the command that it cancels then is an error
+    "maxwall_tool": ((Reason.BUDGET, E.BUDGET), 1, 1, 1, 1200, 40),
+    "fmt_text": (failed(E.TRUNCATED), None, 0, 0, None, None),
+    "stdout_closed_slow": (failed(E.TRUNCATED), 0, 0, 0, None, None),
+    # ended by the recorder while it tried again
+    "ratelimit": (throttled(E.THROTTLED), 0, 0, 0, None, None),
+    "usage": (throttled(E.QUOTA), 0, 0, 0, None, None),
+    "usage_long": (throttled(E.QUOTA), 0, 0, 0, None, None),
+    # ended by the recorder while it was silent, though it tried again also then
+    "ratelimit60": (failed(E.UNKNOWN), 0, 0, 0, None, None),
+    "hang_long": (failed(E.UNKNOWN), 0, 0, 0, None, None),
+    "sig_hup_tool": (failed(E.KILLED), 1, 1, 0, 1200, 40),
+    "sig_int_tool": (failed(E.KILLED), 1, 1, 0, 1200, 40),
+    "sig_term_tool": (failed(E.KILLED), 1, 1, 0, 1200, 40),
+    # the signal reached both of its processes, so it could cancel the command and say so
+    "sig_termgroup_tool": (failed(E.KILLED), 1, 1, 1, 1200, 40),
+    "sig_kill_tool": (failed(E.KILLED), 1, 1, 0, 1200, 40),
+    "sig_killgroup_tool": (failed(E.KILLED), 1, 1, 0, 1200, 40),
+    "parent_killed_tool": (failed(E.KILLED), 1, 1, 0, 1200, 40),
+    "sig_int_hang": (failed(E.KILLED), 0, 0, 0, None, None),
+    "sig_term_hang": (failed(E.KILLED), 0, 0, 0, None, None),
+}
 CASES = {("claude", case): expected for case, expected in CLAUDE.items()} | {
-    ("codex", case): (end, None, *counted) for case, (end, *counted) in CODEX.items()
+    ("codex", case): (end, ANY, *counted) for case, (end, *counted) in CODEX.items()
+}
+
+# case -> answers of the provider as the model server counted them, and what is made out of codex's events
+ESTIMATED = {
+    "text": (1, 1),
+    "tool": (2, 2),
+    "binout": (3, 3),
+    "toolerr": (6, 6),
+    "auth": (0, 0),
+    # a call that its sandbox refused, or of a tool that there is none of, leaves no event
+    "sb_readonly": (2, 1),
+    "unknowntool": (2, 1),
+    # a call that had not ended
+    "sig_term_tool": (1, 0),
 }
 CASES |= {("gemini", case): expected for case, expected in GEMINI.items()}
+CASES |= {("qwen", case): expected for case, expected in QWEN.items()}
 
 # An answer without an error is a call, and an error as many as its library tries before it tells of it.
 PI = {
@@ -305,6 +382,23 @@ def test_a_recorded_run_is_understood(tool, case, recording):
     assert verdict.decided_by
 
 
+@pytest.mark.parametrize("case", ESTIMATED)
+def test_the_calls_that_codex_does_not_tell_of_are_estimated(case, recording):
+    totals = recording("codex", case).read().totals
+    answered, estimate = ESTIMATED[case]
+    assert totals.api_calls == estimate <= answered
+    assert totals.api_calls_estimated
+
+
+# What was used up is there again. (The provider told claude in its headers, of which claude says nothing.)
+RESETS = {("codex", "usage"): datetime(2026, 11, 23, 4, 53, tzinfo=UTC)}
+
+
+def test_the_time_that_a_tool_names_is_known(recordings):
+    named = {key: run.judge(run.read()).resets_at for key, run in recordings.items() if key[0] in ("claude", "codex")}
+    assert {key: time for key, time in named.items() if time is not None} == RESETS
+
+
 def test_every_recording_has_its_expectation(recordings):
     assert set(recordings) == set(CASES)
 
@@ -317,6 +411,7 @@ def test_nothing_that_was_recorded_is_unknown(recordings):
         ("gemini", "fmt_text"),
         ("gemini", "bigout"),
         ("opencode", "fmt_default"),
+        ("qwen", "fmt_text"),
         ("pi", "fmt_text"),
     }
 
@@ -352,6 +447,10 @@ def test_a_run_is_charged_with_its_own_cost(case, cost, recording):
         ("gemini", "auth", []),
         ("opencode", "tool", ["I will run a command.", HELLO]),
         ("opencode", "auth", []),
+        ("qwen", "tool", ["I will run a command.", HELLO]),
+        ("qwen", "partial", ["I will run a command.", HELLO]),
+        ("qwen", "auth", []),  # what it puts in the place of an answer is not the assistant's
+        ("qwen", "streamerr", ["The beginning of an answer that " * 4]),
         ("pi", "tool", ["I will run a command.", HELLO]),
         ("pi", "ratelimit", []),
     ],
@@ -391,6 +490,7 @@ def test_what_an_agent_did_is_counted_for_the_nightwatch(recording):
     assert recording("claude", "perm_default").read().counts() == Counts(
         tool_calls=1, tool_failures=1, api_calls=2, finishes=1
     )
+    assert recording("qwen", "toolerr").read().counts() == Counts(tool_calls=5, tool_failures=5, finishes=1)
     assert recording("codex", "badmodel_flag").read().counts() == Counts(warnings=1, finishes=1)
     assert recording("codex", "unknowntool").read().counts() == Counts(warnings=1, finishes=1)
 
@@ -414,6 +514,10 @@ def test_what_an_agent_did_is_counted_for_the_nightwatch(recording):
         ("gemini", "streamerr", 0),
         ("gemini", "auth", 0),
         ("gemini", "toolong", 1),
+        ("qwen", "streamerr", 0),
+        ("qwen", "err500", 0),
+        ("qwen", "auth", 0),
+        ("qwen", "empty", 1),
         ("pi", "maxtokens", 1),
         ("opencode", "ratelimit", 0),
         ("opencode", "noserver", 0),

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkfactory.tools.text import MAX_DETAIL, json_object, one_line
+from darkfactory.tools.text import MAX_DETAIL, MAX_MESSAGE, in_full, json_object, one_line
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,11 @@ def test_white_space_collapses_and_control_characters_are_shown_as_replaced():
 def test_a_long_detail_says_that_it_was_cut():
     assert one_line("x" * MAX_DETAIL) == "x" * MAX_DETAIL
     assert one_line("x" * (MAX_DETAIL + 1)) == "x" * (MAX_DETAIL - 1) + "…"
+
+
+def test_what_is_searched_is_kept_longer_than_what_is_shown():
+    told = "You are out of credits. " * 20 + "Try again at 4:53 AM."
+    assert in_full(told) == told
+    assert in_full(" x\n\x07" * MAX_MESSAGE).startswith("x \ufffd x")
+    assert len(in_full("x" * 10**6)) == MAX_MESSAGE
+    assert in_full(None) == ""

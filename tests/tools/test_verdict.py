@@ -1,6 +1,7 @@
 import signal
 from datetime import UTC, datetime
 from types import MappingProxyType
+from zoneinfo import ZoneInfo
 
 import pytest
 from attrs import evolve
@@ -25,7 +26,9 @@ from darkfactory.tools.tally import Place, Tally
 from darkfactory.tools.text import MAX_DETAIL
 from darkfactory.tools.verdict import Evidence, judge
 
+NOW = datetime(2026, 11, 23, 3, 53, 20, tzinfo=UTC)
 LATER = datetime(2026, 11, 24, 2, tzinfo=UTC)
+TOKYO = ZoneInfo("Asia/Tokyo")
 OK = Finished(ok=True, detail="all done")
 BAD = Finished(ok=False, detail="no key")
 
@@ -51,6 +54,8 @@ def seen(
         tally.words(words, Place(Stream.STDERR, 7), tells=True)
     return Evidence(
         tally=tally,
+        now=NOW,
+        zone=UTC,
         finished=finished,
         exit_code=exit_code,
         stopped=stopped,
@@ -102,6 +107,45 @@ MATRIX = {
     "said that a limit was met; until when it had told before": (
         seen(signals=[Throttled(LATER)], finished=evolve(BAD, error=E.THROTTLED), exit_code=1),
         bad(E.THROTTLED, "no key", "stdout:3", resets_at=LATER),
+    ),
+    "said in words until when": (
+        seen(finished=Finished(False, "resets 2am (Europe/Berlin)", E.QUOTA), exit_code=1),
+        bad(E.QUOTA, "resets 2am (Europe/Berlin)", "stdout:2", resets_at=datetime(2026, 11, 24, 1, tzinfo=UTC)),
+    ),
+    "said in words until when, and by the clock on its wall": (
+        evolve(seen(finished=Finished(False, "try again at 4:53 AM", E.BILLING), exit_code=1), zone=TOKYO),
+        bad(E.BILLING, "try again at 4:53 AM", "stdout:2", resets_at=datetime(2026, 11, 23, 19, 53, tzinfo=UTC)),
+    ),
+    "said in words until when, at the end of a long story": (
+        seen(finished=Finished(False, "x" * MAX_DETAIL + " resets in 22h6m40s", E.THROTTLED), exit_code=1),
+        bad(E.THROTTLED, "x" * (MAX_DETAIL - 1) + "…", "stdout:2", resets_at=LATER),
+    ),
+    "said in words until when, but not in its last ones": (
+        seen(signals=[Error("resets in 22h6m40s")], finished=Finished(False, "429", E.THROTTLED), exit_code=1),
+        bad(E.THROTTLED, "429", "stdout:3", resets_at=LATER),
+    ),
+    "said in words until when it waits, and ended": (
+        seen(signals=[Retry("Retry-After: 79600")], finished=Finished(False, "overloaded", E.PROVIDER_DOWN)),
+        bad(E.PROVIDER_DOWN, "overloaded", "stdout:3", resets_at=LATER),
+    ),
+    "said in words until when it waits, and got on": (
+        seen(
+            signals=[Retry("Retry-After: 79600"), ToolCall("Edit", True)],
+            finished=Finished(False, "overloaded", E.PROVIDER_DOWN),
+        ),
+        bad(E.PROVIDER_DOWN, "overloaded", "stdout:4"),
+    ),
+    "said when it tries the network again": (
+        seen(finished=Finished(False, "no network, try again in 5 s", E.NETWORK), exit_code=1),
+        bad(E.NETWORK, "no network, try again in 5 s", "stdout:2"),
+    ),
+    "said a time, and another one in words": (
+        seen(finished=Finished(False, "resets 9am", E.QUOTA, resets_at=LATER), exit_code=1),
+        bad(E.QUOTA, "resets 9am", "stdout:2", resets_at=LATER),
+    ),
+    "said in words when it is over, of what does not end by itself": (
+        seen(finished=Finished(False, "wrong key, try again in 5 s", E.AUTH), exit_code=1),
+        bad(E.AUTH, "wrong key, try again in 5 s", "stdout:2"),
     ),
     "said not ok for a reason that no time cures": (
         seen(signals=[Throttled(LATER)], finished=evolve(BAD, error=E.AUTH), exit_code=1),
@@ -180,6 +224,15 @@ MATRIX = {
     "stopped while its provider made it wait": (
         seen(signals=[Throttled(LATER)], exit_code=143, stopped=Reason.TIMED_OUT),
         bad(E.QUOTA, "waited for its provider (quota) until it was stopped: timed_out", "the stop", resets_at=LATER),
+    ),
+    "stopped while its provider made it wait in words": (
+        seen(signals=[Throttled(None, "slow down for 60 s: Retry-After: 79600")], stopped=Reason.STALLED),
+        bad(
+            E.THROTTLED,
+            "waited for its provider (throttled) until it was stopped: stalled",
+            "the stop",
+            resets_at=LATER,
+        ),
     ),
     "stopped after its provider had failed it for a while": (
         seen(signals=[Retry(error=E.NETWORK), Said("on we go")], exit_code=143, stopped=Reason.STALLED),
@@ -283,6 +336,22 @@ def test_every_class_has_its_meaning():
     for error, meaning in CLASSES.items():
         if meaning.blame is Blame.PROVIDER:  # what it does at night must not get an agent held
             assert meaning.reason is Reason.THROTTLED, error
+
+
+@pytest.mark.parametrize("error", [E.AUTH, E.TOOL_MISSING, E.CONFIG])
+@pytest.mark.parametrize("told", ["by its end", "by an error", "by the start of a new one that failed"])
+def test_what_the_machine_or_the_operator_lacks_is_never_the_providers_fault(error, told):
+    """Nor does what its provider did before excuse it."""
+    before = [Retry(error=E.THROTTLED), Throttled(LATER)]
+    evidence = {
+        "by its end": seen(signals=before, finished=evolve(BAD, error=error), exit_code=1),
+        "by an error": seen(signals=[*before, Error("no", error)], exit_code=1),
+        "by the start of a new one that failed": seen(signals=[*before, Started(), Error("no", error)], exit_code=0),
+    }[told]
+    verdict = judge(evidence)
+    assert (verdict.reason, verdict.error_class, verdict.retryable) == (Reason.FAILED, error, False)
+    assert verdict.resets_at is None
+    assert CLASSES[error].blame in {Blame.OPERATOR, Blame.MACHINE}
 
 
 SIGNALS = st.one_of(
