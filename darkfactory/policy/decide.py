@@ -293,28 +293,28 @@ def _output_seen(draft: Draft, event: events.OutputSeen) -> None:
     )
     limit = draft.agents[run.agent].definition.max_output_bytes
     if event.output_bytes > limit:
-        stop_run(draft, run, Reason.OUTPUT_LIMIT, f"wrote more than max_output_bytes ({limit})")
+        run = stop_run(draft, run, Reason.OUTPUT_LIMIT, f"wrote more than max_output_bytes ({limit})")
     if event.waiting != run.waiting:
-        _waits_anew(draft, run, event.waiting)
+        run = _waits_anew(draft, run, event.waiting)
     if run.provider is not None and providers.spent(draft, run, event.spent):
         _hold_to_limits(draft, run.provider)
 
 
-def _waits_anew(draft: Draft, run: Run, waiting: Waiting | None) -> None:
-    """A run waits at its provider, is told something else there, or gets on."""
+def _waits_anew(draft: Draft, run: Run, waiting: Waiting | None) -> Run:
+    """A run waits at its provider, is told something else there, or gets on; the changed run."""
     if waiting is None:
-        draft.change_run(run, waiting=None, waits_since=None, waits_until=-inf)
-        return
+        return draft.change_run(run, waiting=None, waits_since=None, waits_until=-inf)
     when, until = draft.when, -inf
     if waiting.until is not None:
         until = when.at + (waiting.until - when.utc).total_seconds()
     elif waiting.delay_secs is not None:
         until = when.at + waiting.delay_secs
     since = when.at if run.waits_since is None else run.waits_since
-    draft.change_run(run, waiting=waiting, waits_since=since, waits_until=until)
+    run = draft.change_run(run, waiting=waiting, waits_since=since, waits_until=until)
     if run.provider is not None and waiting.until is not None and waiting.error in providers.BLOCKING:
         # the others need not find that out for themselves, however this one goes on
         providers.turned_away(draft, run, waiting.error, waiting.until, waiting.detail)
+    return run
 
 
 def _memory_exceeded(draft: Draft, event: events.MemoryExceeded) -> None:

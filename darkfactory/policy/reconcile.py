@@ -55,16 +55,17 @@ def _reconcile_agent(draft: Draft, name: str) -> None:
         draft.gate_moved = True
 
 
-def stop_run(draft: Draft, run: Run, reason: Reason, detail: str, *, lingered: bool = False) -> None:
-    """Have a run stopped; one that is being stopped already keeps its first reason."""
+def stop_run(draft: Draft, run: Run, reason: Reason, detail: str, *, lingered: bool = False) -> Run:
+    """Have a run stopped; one that is being stopped already keeps its first reason. The changed run."""
     if run.phase is Phase.STOPPING:
-        return
+        return run
     grace = draft.agents[run.agent].definition.grace_secs
     stop = Stop(reason, grace, detail, lingered)
-    draft.change_run(run, phase=Phase.STOPPING, stop=stop)
+    run = draft.change_run(run, phase=Phase.STOPPING, stop=stop)
     told = "lingered" if lingered else reason.value
     draft.record("run_stopping", durable=False, run=run.id, agent=run.agent, reason=told, detail=detail or None)
     draft.actions.append(StopRun(run.layer, run.id, stop))
+    return run
 
 
 def enqueue(draft: Draft, request: Request, waits: Queue) -> None:
