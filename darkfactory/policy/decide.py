@@ -26,7 +26,7 @@ from darkfactory.policy import admission, correction, providers, redefinition, r
 from darkfactory.policy.chance import fraction
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
-from darkfactory.policy.reconcile import ask_gate, drop, enqueue, reconcile, stop_run
+from darkfactory.policy.reconcile import drop, enqueue, may_begin_instead, reconcile, stop_run
 from darkfactory.policy.restart import Again
 
 SWEEP_SECS: Final = 60.0
@@ -257,8 +257,8 @@ def _occurrence(draft: Draft, event: events.Spawn) -> None:
     if agent.run is not None and agent.definition.overlap is Overlap.SKIP and superseded is None:
         drop(draft, request, Refuse("overlap", f"its run {agent.run.id} lives"))
         return
-    restarts = agent.definition.overlap is Overlap.RESTART and not isinstance(ask_gate(draft, request), Refuse)
-    if agent.run is not None and restarts:  # nothing is stopped for an occurrence that could not start
+    restarts = agent.definition.overlap is Overlap.RESTART
+    if agent.run is not None and restarts and may_begin_instead(draft, request):
         stop_run(draft, agent.run, Reason.CANCELLED, "a newer occurrence of its schedule has come")
     draft.queue[request.key] = request
     draft.gate_moved = True

@@ -7,6 +7,7 @@ until the next look and nothing else.
 from __future__ import annotations
 
 from collections.abc import Container
+from math import inf
 from typing import assert_never
 
 from attrs import evolve
@@ -99,6 +100,14 @@ def drop(draft: Draft, request: Request, why: Refuse) -> None:
 def ask_gate(draft: Draft, request: Request) -> Queue | Refuse | None:
     """What the gate says to a request now; None admits."""
     return _ask_gate(draft, request, siblings.obstacle(draft))
+
+
+def may_begin_instead(draft: Draft, request: Request) -> bool:
+    """Whether nothing keeps the request waiting but its agent's run, which would be stopped for it, and its jitter."""
+    agent = evolve(draft.agents[request.agent], run=None)
+    provider = providers.choose(draft, request).waits
+    around = admission.Surroundings(draft.config, draft.when, len(draft.runs) - 1, draft.disk_low, provider)
+    return admission.admit(agent, evolve(request, not_before=-inf), around) is None
 
 
 def _ask_gate(draft: Draft, request: Request, obstacle: siblings.Obstacle | None) -> Queue | Refuse | None:
