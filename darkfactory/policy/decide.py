@@ -26,7 +26,7 @@ from darkfactory.policy import admission, correction, providers, redefinition, r
 from darkfactory.policy.chance import fraction
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
-from darkfactory.policy.reconcile import ask_gate, drop, enqueue, reconcile, stop_run
+from darkfactory.policy.reconcile import drop, enqueue, may_begin_instead, reconcile, stop_run
 from darkfactory.policy.restart import Again
 
 SWEEP_SECS: Final = 60.0
@@ -257,8 +257,8 @@ def _occurrence(draft: Draft, event: events.Spawn) -> None:
     if agent.run is not None and agent.definition.overlap is Overlap.SKIP and superseded is None:
         drop(draft, request, Refuse("overlap", f"its run {agent.run.id} lives"))
         return
-    restarts = agent.definition.overlap is Overlap.RESTART and not isinstance(ask_gate(draft, request), Refuse)
-    if agent.run is not None and restarts:  # nothing is stopped for an occurrence that could not start
+    restarts = agent.definition.overlap is Overlap.RESTART
+    if agent.run is not None and restarts and may_begin_instead(draft, request):
         stop_run(draft, agent.run, Reason.CANCELLED, "a newer occurrence of its schedule has come")
     draft.queue[request.key] = request
     draft.gate_moved = True
@@ -293,9 +293,9 @@ def _output_seen(draft: Draft, event: events.OutputSeen) -> None:
     )
     limit = draft.agents[run.agent].definition.max_output_bytes
     if event.output_bytes > limit:
-        stop_run(draft, run, Reason.OUTPUT_LIMIT, f"wrote more than max_output_bytes ({limit})")
+        run = stop_run(draft, run, Reason.OUTPUT_LIMIT, f"wrote more than max_output_bytes ({limit})")
     if event.waiting != run.waiting:
-        _waits_anew(draft, run, event.waiting)
+        run = _waits_anew(draft, run, event.waiting)
     if run.provider is None:
         return
     if event.answered:
@@ -304,21 +304,21 @@ def _output_seen(draft: Draft, event: events.OutputSeen) -> None:
         _hold_to_limits(draft, run.provider)
 
 
-def _waits_anew(draft: Draft, run: Run, waiting: Waiting | None) -> None:
-    """A run waits at its provider, is told something else there, or gets on."""
+def _waits_anew(draft: Draft, run: Run, waiting: Waiting | None) -> Run:
+    """A run waits at its provider, is told something else there, or gets on; the changed run."""
     if waiting is None:
-        draft.change_run(run, waiting=None, waits_since=None, waits_until=-inf)
-        return
+        return draft.change_run(run, waiting=None, waits_since=None, waits_until=-inf)
     when, until = draft.when, -inf
     if waiting.until is not None:
         until = when.at + (waiting.until - when.utc).total_seconds()
     elif waiting.delay_secs is not None:
         until = when.at + waiting.delay_secs
     since = when.at if run.waits_since is None else run.waits_since
-    draft.change_run(run, waiting=waiting, waits_since=since, waits_until=until)
+    run = draft.change_run(run, waiting=waiting, waits_since=since, waits_until=until)
     if run.provider is not None and waiting.until is not None and waiting.error in providers.BLOCKING:
         # the others need not find that out for themselves, however this one goes on
         providers.turned_away(draft, run, waiting.error, waiting.until, waiting.detail)
+    return run
 
 
 def _memory_exceeded(draft: Draft, event: events.MemoryExceeded) -> None:

@@ -7,6 +7,7 @@ until the next look and nothing else.
 from __future__ import annotations
 
 from collections.abc import Container
+from math import inf
 from typing import assert_never
 
 from attrs import evolve
@@ -55,16 +56,17 @@ def _reconcile_agent(draft: Draft, name: str) -> None:
         draft.gate_moved = True
 
 
-def stop_run(draft: Draft, run: Run, reason: Reason, detail: str, *, lingered: bool = False) -> None:
-    """Have a run stopped; one that is being stopped already keeps its first reason."""
+def stop_run(draft: Draft, run: Run, reason: Reason, detail: str, *, lingered: bool = False) -> Run:
+    """Have a run stopped; one that is being stopped already keeps its first reason. The changed run."""
     if run.phase is Phase.STOPPING:
-        return
+        return run
     grace = draft.agents[run.agent].definition.grace_secs
     stop = Stop(reason, grace, detail, lingered)
-    draft.change_run(run, phase=Phase.STOPPING, stop=stop)
+    run = draft.change_run(run, phase=Phase.STOPPING, stop=stop)
     told = "lingered" if lingered else reason.value
     draft.record("run_stopping", durable=False, run=run.id, agent=run.agent, reason=told, detail=detail or None)
     draft.actions.append(StopRun(run.layer, run.id, stop))
+    return run
 
 
 def enqueue(draft: Draft, request: Request, waits: Queue) -> None:
@@ -98,6 +100,14 @@ def drop(draft: Draft, request: Request, why: Refuse) -> None:
 def ask_gate(draft: Draft, request: Request) -> Queue | Refuse | None:
     """What the gate says to a request now; None admits."""
     return _ask_gate(draft, request, siblings.obstacle(draft))
+
+
+def may_begin_instead(draft: Draft, request: Request) -> bool:
+    """Whether nothing keeps the request waiting but its agent's run, which would be stopped for it, and its jitter."""
+    agent = evolve(draft.agents[request.agent], run=None)
+    provider = providers.choose(draft, request).waits
+    around = admission.Surroundings(draft.config, draft.when, len(draft.runs) - 1, draft.disk_low, provider)
+    return admission.admit(agent, evolve(request, not_before=-inf), around) is None
 
 
 def _ask_gate(draft: Draft, request: Request, obstacle: siblings.Obstacle | None) -> Queue | Refuse | None:

@@ -143,7 +143,7 @@ _RETRY = re.compile(
     r"Attempt (\d{1,9}) failed(?: with status (\d{3}))?:? ?(.*?)\. Retrying "
     r"(?:after (\d{1,9})ms|with backoff)\.\.\.(.*)"
 )
-_API_ERROR = re.compile(r"\[API Error: (.*)\]", re.DOTALL)
+_API_ERROR = "[API Error: "
 _NESTED = 2
 """An error of its provider is JSON, and the message in it can be JSON again."""
 
@@ -257,14 +257,15 @@ def _stderr(line: bytes, memory: GeminiMemory) -> tuple[Signal, ...]:
 def _failure(text: str, status: int | None = None) -> tuple[str, ErrorClass | None]:
     """An error's message for a person, and its class."""
     text, status = api_error(text, status)
-    own = next((error for error, pattern in _BY_WORDS if pattern.search(text)), None)
+    own = next((error for error, pattern in _BY_WORDS if pattern.search(text, 0, MAX_MESSAGE)), None)
     return in_full(text), own or class_of(text, status)
 
 
 def api_error(text: str, status: int | None = None) -> tuple[str, int | None]:
     """The provider's own message and status: they are in brackets in the midst of an error's, and may be JSON."""
-    found = _API_ERROR.search(text)
-    text = found[1] if found else text
+    _, bracket, rest = text.partition(_API_ERROR)
+    inside, closing, _ = rest.rpartition("]")
+    text = inside if bracket and closing else text
     for _ in range(_NESTED):
         _, brace, rest = text.partition("{")
         inner = table(json_object((brace + rest).encode(errors="replace")).get("error"))

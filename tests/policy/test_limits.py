@@ -9,7 +9,9 @@ import pytest
 from darkfactory.model.drift import CorrectionLevel
 from darkfactory.model.ends import ErrorClass, Reason
 from darkfactory.model.events import MemoryExceeded, OutputSeen
+from darkfactory.model.providers import Spending
 from darkfactory.model.signals import Waiting
+from darkfactory.model.state import Phase
 
 from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent, moment
 
@@ -140,6 +142,18 @@ def test_a_run_may_write_so_much_and_no_more(output_bytes: int, reason: Reason |
     world = begin(max_output_bytes=1000)
     world.says("it", 20, output_bytes)
     assert world.stop_reason("it") is reason
+
+
+@pytest.mark.parametrize("waiting", [None, Waiting(ErrorClass.THROTTLED, None, 5.0, "in a moment")])
+def test_it_is_stopped_once_whatever_else_its_output_tells(waiting: Waiting | None) -> None:
+    world = World.begun(agent("it", GROWTH, max_output_bytes=10, provider="p"))
+    world.asks("it", 10)
+    for calls in (2, 3):
+        world.tell(OutputSeen(world.now(10.0 + calls), world.run_of("it"), 100, False, Spending(calls), waiting))
+    run = world.state.agents["it"].run
+    assert run is not None
+    assert (run.phase, run.spent, run.waiting) == (Phase.STOPPING, Spending(3), waiting)
+    assert len(world.kinds("run_stopping")) == 1
 
 
 def test_a_run_over_its_memory_is_stopped_once_and_the_numbers_are_told() -> None:

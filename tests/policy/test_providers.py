@@ -10,7 +10,7 @@ from attrs import evolve
 from darkfactory.model.actions import Queue, Severity
 from darkfactory.model.ends import ErrorClass, Reason, Verdict
 from darkfactory.model.events import ToolsChecked
-from darkfactory.model.fleet import AgentDefinition, AgentLayer, Fallback, ProviderConfig
+from darkfactory.model.fleet import AgentDefinition, AgentLayer, Fallback, Overlap, ProviderConfig
 from darkfactory.model.providers import Spending
 from darkfactory.policy.providers import RESET_JITTER_SECS, obstacle_at_start, standing
 
@@ -331,6 +331,28 @@ class TestHalfOpen:
         world.turned_away("first", 2.0, resets=3 * HOUR)
         world.due("it", at=2.5 * HOUR, late=2 * HOUR)
         assert world.dropped("it") == ["missed"]
+
+    @pytest.mark.parametrize("whose", ["theirs", "ours"])
+    def test_no_run_is_stopped_for_a_newer_occurrence_that_would_only_wait(self, whose: str) -> None:
+        job = at_p("job", CORE, overlap=Overlap.RESTART, timeout_secs=None)
+        world = limited(job, at_p("other"), tokens_per_day=100)
+        world.due("job", 1.0)
+        world.asks("other", at=2.0)
+        if whose == "theirs":
+            world.turned_away("other", 3.0, resets=3 * HOUR)
+        else:
+            world.spends("other", 3.0, tokens=100)
+        world.due("job", 10.0)
+        assert world.stop_reason("job") is None
+        world.ends("job", Reason.SUCCEEDED, 60.0)
+        assert [record.data["reason"] for record in world.kinds("queued") if record.data["agent"] == "job"] == [
+            "own_run",
+            "throttled" if whose == "theirs" else "budget",
+        ]
+        world.passes(4 * HOUR)
+        world.ends("other", Reason.SUCCEEDED)
+        world.passes(25 * HOUR)
+        assert world.starts("job")[1:] == [pytest.approx(4 * HOUR if whose == "theirs" else 24 * HOUR)]
 
     def test_downtime_of_the_factory_behind_the_reset_counts(self) -> None:
         world = World.begun(at_p("first"), at_p("it", CORE))
