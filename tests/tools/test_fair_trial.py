@@ -45,7 +45,7 @@ PROVIDERS_FAULT = {
     "codex": ("ratelimit", "usage", "err500", "streamerr"),
     "gemini": ("ratelimit", "ratelimit60", "usage", "err500", "retries1", "streamerr", "noserver", "hangstream_long"),
     "opencode": ("ratelimit", "ratelimit60", "usage", "err500", "streamerr", "noserver"),
-    "pi": ("ratelimit", "ratelimit60", "usage", "err500"),
+    "pi": ("ratelimit", "ratelimit60", "usage", "err500", "streamerr"),
     "qwen": ("ratelimit", "usage", "usage_long", "err500", "streamerr", "noserver", "hangstream_long"),
 }
 

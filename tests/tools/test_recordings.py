@@ -297,7 +297,7 @@ PI = {
     "ratelimit": (throttled(E.THROTTLED), 12, 0, 0, 0, 0),
     "usage": (throttled(E.QUOTA), 12, 0, 0, 0, 0),
     "err500": (throttled(E.PROVIDER_DOWN), 12, 0, 0, 0, 0),
-    "streamerr": (throttled(E.PROVIDER_DOWN), 3, 0, 0, 0, 0),  # it asked once: in a stream its library does not try again
+    "streamerr": (throttled(E.PROVIDER_DOWN), 3, 0, 0, 0, 0),  # asked once: no second try inside a stream
     # ended by the recorder: while it waited to try again, was silent, read its stdin
     "ratelimit60": (throttled(E.THROTTLED), 3, 0, 0, 0, 0),
     "hang_long": (failed(E.UNKNOWN), 0, 0, 0, None, None),
