@@ -91,6 +91,7 @@ TOOL_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         "codex": frozenset({"model", "permissions", "resume"}),
         "demo": frozenset(),
         "gemini": frozenset({"model", "permissions", "resume"}),
+        "opencode": frozenset({"model", "permissions", "resume"}),
         "pi": frozenset({"model", "permissions", "resume"}),
         "qwen": frozenset({"max_turns", "model", "permissions", "resume"}),
     }

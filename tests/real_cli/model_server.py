@@ -41,6 +41,14 @@ class Shell:
 
 
 @frozen
+class Call:
+    """A call of any tool, by its name; for programs that speak chat completions."""
+
+    tool: str
+    arguments: Mapping[str, object]
+
+
+@frozen
 class Refuse:
     """An HTTP error: "throttled", "usage_limit", "auth", "overloaded"."""
 
@@ -52,7 +60,7 @@ class Hang:
     """The request is read, and nothing is ever said to it."""
 
 
-Step = Say | Shell | Refuse | Hang
+Step = Say | Shell | Call | Refuse | Hang
 
 
 @define(eq=False)
@@ -105,7 +113,7 @@ class ModelServer:
                 await stream.receive_some()  # until the client goes away
             case Refuse(why):
                 await _reply(stream, *api.refusals[why])
-            case Say() | Shell():
+            case Say() | Shell() | Call():
                 await _stream(stream, api.events(step, body, len(self.requests)))
 
 
@@ -235,29 +243,31 @@ _SHELLS = ("bash", "run_shell_command")
 """What programs that speak chat completions call their shell."""
 
 
-def _chat_events(step: Say | Shell, body: dict[str, Any], number: int) -> list[dict[str, Any]]:
+def _chat_events(step: Say | Shell | Call, body: dict[str, Any], number: int) -> list[dict[str, Any]]:
     about = {"id": f"chatcmpl_{number}", "object": "chat.completion.chunk", "created": 0, "model": body["model"]}
 
     def chunk(delta: dict[str, Any], end: str | None = None) -> dict[str, Any]:
         return {**about, "choices": [{"index": 0, "delta": delta, "finish_reason": end}]}
 
-    chunks = [chunk({"role": "assistant", "content": step.text})]
-    if isinstance(step, Shell):
-        call = {"index": 0, "id": f"call_{number}", "type": "function", "function": _chat_call(step, body)}
+    chunks = [chunk({"role": "assistant", "content": "" if isinstance(step, Call) else step.text})]
+    if not isinstance(step, Say):
+        called = step if isinstance(step, Call) else _chat_shell(step, body)
+        function = {"name": called.tool, "arguments": json.dumps(dict(called.arguments))}
+        call = {"index": 0, "id": f"call_{number}", "type": "function", "function": function}
         chunks.append(chunk({"tool_calls": [call]}))
     usage = {"prompt_tokens": 1000, "completion_tokens": 20, "total_tokens": 1020}
-    end = chunk({}, "tool_calls" if isinstance(step, Shell) else "stop")
+    end = chunk({}, "stop" if isinstance(step, Say) else "tool_calls")
     return [*chunks, end, {**about, "choices": [], "usage": usage}]
 
 
-def _chat_call(step: Shell, body: dict[str, Any]) -> dict[str, str]:
+def _chat_shell(step: Shell, body: dict[str, Any]) -> Call:
     """A call of the shell with the arguments that it takes; also where it is not offered."""
     functions = [tool["function"] for tool in body["tools"]]
     tools = {each["name"]: each.get("parameters", {}).get("properties", {}) for each in functions}
     name = next((name for name in _SHELLS if name in tools), _SHELLS[0])
     arguments = {"command": step.command, "description": "as scripted", "is_background": False}
     taken = {key: value for key, value in arguments.items() if key in tools.get(name, ("command",))}
-    return {"name": name, "arguments": json.dumps({**taken, **step.options})}
+    return Call(name, {**taken, **step.options})
 
 
 def _gemini_events(step: Say | Shell, body: dict[str, Any], number: int) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ import trio
 from darkfactory import Permissions
 
 from .conftest import Stage, only
-from .model_server import Hang, Refuse, Say, Shell, model_server
+from .model_server import Call, Hang, Refuse, Say, Shell, model_server
 from .test_runs import ASLEEP, SUCCESS, started
 
-PROGRAMS = ("pi",)
+PROGRAMS = ("opencode", "pi")
 ASIDES = {"opencode": 1}
 """Requests of its own that a program makes beside those of the task."""
 
@@ -77,6 +77,25 @@ async def test_an_agent_that_may_only_read_changes_nothing_and_does_not_wait_for
     assert ended.outcome == SUCCESS, ended.told()
     assert not (stage.work / "file").exists()
     assert (ended.summary["tool_calls"], ended.summary["tool_failures"]) == (1, 1)
+
+
+@only("opencode")
+async def test_an_opencode_that_may_write_does_so_in_its_directory_alone_and_runs_nothing(stage: Stage, cli):
+    inside, outside = stage.work / "inside", stage.root / "outside"
+    writes = [Call("write", {"filePath": str(path), "content": "x"}) for path in (inside, outside)]
+    steps = (*writes, Shell("echo changed > file"), Say())
+    ended = await stage.run(cli, *steps, permissions=Permissions.WORKSPACE_WRITE)
+    assert ended.outcome == SUCCESS, ended.told()
+    assert (inside.exists(), outside.exists(), (stage.work / "file").exists()) == (True, False, False)
+    assert (ended.summary["tool_calls"], ended.summary["tool_failures"]) == (3, 2)
+
+
+@only("opencode")
+async def test_an_opencode_that_may_only_read_does_not_write_either(stage: Stage, cli):
+    write = Call("write", {"filePath": str(stage.work / "inside"), "content": "x"})
+    ended = await stage.run(cli, write, Say(), permissions=Permissions.READ_ONLY)
+    assert ended.outcome == SUCCESS, ended.told()
+    assert not (stage.work / "inside").exists()
 
 
 @only(*PROGRAMS)

@@ -37,7 +37,7 @@ MAPPED = JsonlMap(
     session="session_id",
     input_tokens="usage.input_tokens",
 )
-REAL = ("claude", "codex", "gemini", "pi", "qwen")
+REAL = ("claude", "codex", "gemini", "opencode", "pi", "qwen")
 RETRIES_ON_STDERR = ("gemini", "qwen")
 """These say that they try again on the one stream, and answer on the other."""
 TOOLS = {
@@ -73,7 +73,7 @@ def test_after_every_line_of_every_transcript_there_is_one_verdict_at_most(name,
             assert verdict_on(reader).decided_by
 
 
-@pytest.mark.parametrize("name", ["claude", "codex", "demo", "gemini", "mapped", "pi", "qwen"])
+@pytest.mark.parametrize("name", ["claude", "codex", "demo", "gemini", "mapped", "opencode", "pi", "qwen"])
 def test_no_line_raises_wherever_it_is_torn(name, recordings):
     tool, seen = TOOLS[name], set()
     for recording in recordings.values():
