@@ -128,7 +128,7 @@ class AgentState:
     restarts: int = 0
     """Those of them that came after an earlier run of the same request, or of an always-on agent."""
     runs_on: tuple[date, int] | None = None
-    """The civil day of the last admission and how many there were on it."""
+    """The civil day of the last admission and how many there were on it, without those that were turned away."""
     wake_at: float = inf
     """Its entry in `State.wakes`; never later than its next deadline."""
 

@@ -25,7 +25,7 @@ from darkfactory.model.state import AgentState, Durable, Phase, Request, Run, St
 from darkfactory.policy import admission, correction, providers, redefinition, restart, shutdown, siblings
 from darkfactory.policy.chance import fraction
 from darkfactory.policy.draft import Draft
-from darkfactory.policy.history import timestamp
+from darkfactory.policy.history import one_run_less, timestamp
 from darkfactory.policy.reconcile import drop, enqueue, may_begin_instead, reconcile, stop_run
 from darkfactory.policy.restart import Again
 
@@ -364,7 +364,10 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
         providers.spent(draft, run, event.spent)
         providers.ended(draft, run, verdict)
         _hold_to_limits(draft, run.provider)
-    draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits)
+    runs_on = agent.runs_on
+    if runs_on is not None and restart.turned_away(verdict.reason, verdict.error_class):
+        runs_on = one_run_less(runs_on)
+    draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits, runs_on=runs_on)
     draft.actions.append(correction.judged(run.agent, verdict.reason))
     draft.gate_moved = True
     if after.counts and restart.exceeds_intensity(bad_ends, layer):
