@@ -232,3 +232,5 @@ class Durable:
     """By provider."""
     blocks: Mapping[str, Block] = field(factory=dict)
     """By provider; who tries is not remembered."""
+    told_until: datetime | None = field(default=None, eq=False)
+    """When the newest record was written: until then, at least, the factory lived. None where there is none."""

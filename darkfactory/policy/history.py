@@ -57,9 +57,10 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
     calls = RateLimitTracker()
     spent_on: dict[str, DaySpending] = {}
     blocks: dict[str, Block] = {}
+    told_until: datetime | None = None
 
     for line in lines:
-        utc = instant(line["utc"])
+        told_until = utc = instant(line["utc"])
         agent: str = line.get("agent", "")
         match line["kind"]:
             case "snapshot":
@@ -128,7 +129,7 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
             case _:
                 pass
     ends_by_agent = {name: tuple(ends) for name, ends in bad_ends.items()}
-    return Durable(cursors, holds, ends_by_agent, pending, alive, runs_on, calls.calls, spent_on, blocks)
+    return Durable(cursors, holds, ends_by_agent, pending, alive, runs_on, calls.calls, spent_on, blocks, told_until)
 
 
 def durable_of(state: State, when: Moment) -> Durable:
