@@ -25,7 +25,7 @@ from darkfactory.model.signals import (
     Usage,
 )
 from darkfactory.tools.errors import class_of
-from darkfactory.tools.text import count, json_object, number, one_line, string, table
+from darkfactory.tools.text import count, in_full, json_object, number, one_line, string, table
 from darkfactory.tools.tool import Prompt, option
 
 _LOOKS = dict.fromkeys(("read", "glob", "grep", "list", "skill", "todowrite"), "allow")
@@ -187,11 +187,9 @@ def _error(error: Mapping[str, object]) -> Finished:
     data, name = table(error.get("data")), string(error.get("name"))
     text = string(data.get("message")) or name
     found = _BY_NAME.get(name) or class_of(text, count(data.get("statusCode")))
-    if name == "UnknownError" and text.startswith("Unexpected server error"):
-        found = ErrorClass.UNKNOWN  # its own server, for instance on a model that does not exist
     if found is None and data.get("isRetryable") is True:
         found = ErrorClass.PROVIDER_DOWN
-    return Finished(False, one_line(text), found)
+    return Finished(False, in_full(text), found)
 
 
 _BY_NAME = {

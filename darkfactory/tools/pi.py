@@ -26,7 +26,7 @@ from darkfactory.model.signals import (
     Warning,  # noqa: A004 - the model's word
 )
 from darkfactory.tools.errors import class_of
-from darkfactory.tools.text import count, items, json_object, number, one_line, string, table
+from darkfactory.tools.text import count, in_full, items, json_object, number, one_line, string, table
 from darkfactory.tools.tool import Prompt, option
 
 PERMISSIONS: Mapping[Permissions, tuple[str, ...]] = MappingProxyType(
@@ -172,7 +172,7 @@ def _call(event: Mapping[str, object], ok: bool | None) -> ToolCall:
 
 
 def _error(text: str) -> Error:
-    return Error(one_line(text), _class_of(text))
+    return Error(in_full(text), _class_of(text))
 
 
 def _class_of(text: str) -> ErrorClass | None:

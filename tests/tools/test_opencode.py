@@ -124,7 +124,7 @@ LINES = {
     "an error that could not": (error(message="Odd.", isRetryable=False), (Finished(False, "Odd."),)),
     "its own server failed, as with a model that is not there": (
         error("UnknownError", message="Unexpected server error. Check server logs for details."),
-        (Finished(False, "Unexpected server error. Check server logs for details.", ErrorClass.UNKNOWN),),
+        (Finished(False, "Unexpected server error. Check server logs for details."),),
     ),
     "a long prompt": (
         error("ContextOverflowError", message="Too long."),
