@@ -128,7 +128,7 @@ class AgentState:
     restarts: int = 0
     """Those of them that came after an earlier run of the same request, or of an always-on agent."""
     runs_on: tuple[date, int] | None = None
-    """The civil day of the last admission and how many there were on it."""
+    """The civil day of the last admission and how many there were on it, without those that were turned away."""
     wake_at: float = inf
     """Its entry in `State.wakes`; never later than its next deadline."""
 
@@ -232,3 +232,5 @@ class Durable:
     """By provider."""
     blocks: Mapping[str, Block] = field(factory=dict)
     """By provider; who tries is not remembered."""
+    told_until: datetime | None = field(default=None, eq=False)
+    """When the newest record was written: until then, at least, the factory lived. None where there is none."""

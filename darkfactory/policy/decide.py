@@ -25,7 +25,7 @@ from darkfactory.model.state import AgentState, Durable, Phase, Request, Run, St
 from darkfactory.policy import admission, correction, providers, redefinition, restart, shutdown, siblings
 from darkfactory.policy.chance import fraction
 from darkfactory.policy.draft import Draft
-from darkfactory.policy.history import timestamp
+from darkfactory.policy.history import one_run_less, timestamp
 from darkfactory.policy.reconcile import drop, enqueue, may_begin_instead, reconcile, stop_run
 from darkfactory.policy.restart import Again
 
@@ -87,7 +87,7 @@ def initial(
                     (waits.wanted_at - when.utc).total_seconds(), layer.backoff_max_secs * (1 + layer.backoff_jitter)
                 )
                 not_before, delayed_by = when.at + wait, "backoff"
-            draft.queue[name, cause] = Request(
+            request = Request(
                 name,
                 cause,
                 waits.wanted_at,
@@ -99,6 +99,9 @@ def initial(
                 until=waits.until,
                 fell_back=waits.fell_back,
             )
+            draft.queue[request.key] = request
+            if waits.until is not None:
+                _waited_on(draft, request, waits.until, durable)
     for name, agent in draft.agents.items():
         if agent.hold is not None:
             siblings.join(draft, name)
@@ -108,6 +111,15 @@ def initial(
     if unknown:
         draft.record("state_kept", durable=False, agents=sorted(unknown), detail="no longer declared")
     return draft.done()
+
+
+def _waited_on(draft: Draft, request: Request, until: datetime, durable: Durable) -> None:
+    """A request waited for its provider, `until` then or longer: while the factory lived, and its block lasts."""
+    block = durable.blocks.get(draft.config.provider_of(draft.agents[request.agent].definition) or "")
+    told_until = min(durable.told_until or until, draft.when.utc)
+    longer = max(until, told_until, block.until if block is not None else until)
+    if longer > until:
+        enqueue(draft, evolve(request, until=longer), Queue("starting", "the factory is starting"))
 
 
 def _undeclared(config: OrchestratorConfig, durable: Durable) -> Durable:
@@ -368,7 +380,10 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
         providers.spent(draft, run, event.spent)
         providers.ended(draft, run, verdict)
         _hold_to_limits(draft, run.provider)
-    draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits)
+    runs_on = agent.runs_on
+    if runs_on is not None and restart.turned_away(verdict.reason, verdict.error_class):
+        runs_on = one_run_less(runs_on)
+    draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits, runs_on=runs_on)
     draft.actions.append(correction.judged(run.agent, verdict.reason))
     draft.gate_moved = True
     if after.counts and restart.exceeds_intensity(bad_ends, layer):

@@ -19,7 +19,7 @@ from darkfactory.model.ends import ErrorClass, Reason
 from darkfactory.model.events import Moment
 from darkfactory.model.providers import Block, DaySpending, RateLimitTracker, Spending
 from darkfactory.model.state import Durable, Hold, Pending, State
-from darkfactory.policy.restart import AFTER, within_period
+from darkfactory.policy.restart import AFTER, turned_away, within_period
 
 
 def timestamp(instant: datetime) -> str:
@@ -30,6 +30,12 @@ def timestamp(instant: datetime) -> str:
 def instant(text: str) -> datetime:
     """The inverse of `timestamp`."""
     return datetime.fromisoformat(text)
+
+
+def one_run_less(runs_on: tuple[date, int]) -> tuple[date, int]:
+    """The runs of a day without the last one."""
+    day, runs = runs_on
+    return day, max(runs - 1, 0)
 
 
 def line_of(record: Record) -> dict[str, Any]:
@@ -51,9 +57,10 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
     calls = RateLimitTracker()
     spent_on: dict[str, DaySpending] = {}
     blocks: dict[str, Block] = {}
+    told_until: datetime | None = None
 
     for line in lines:
-        utc = instant(line["utc"])
+        told_until = utc = instant(line["utc"])
         agent: str = line.get("agent", "")
         match line["kind"]:
             case "snapshot":
@@ -109,8 +116,11 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 blocks.pop(line["provider"], None)
             case "run_ended":
                 alive.pop(line["run"], None)
-                if AFTER[Reason(line["reason"])].counts:
+                reason, error_class = Reason(line["reason"]), line.get("error_class")
+                if AFTER[reason].counts:
                     bad_ends.setdefault(agent, []).append(utc)
+                if agent in runs_on and turned_away(reason, ErrorClass(error_class) if error_class else None):
+                    runs_on[agent] = one_run_less(runs_on[agent])
             case "held":
                 holds[agent] = Hold(line["reason"], utc, line["detail"])
             case "resumed":
@@ -119,7 +129,7 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
             case _:
                 pass
     ends_by_agent = {name: tuple(ends) for name, ends in bad_ends.items()}
-    return Durable(cursors, holds, ends_by_agent, pending, alive, runs_on, calls.calls, spent_on, blocks)
+    return Durable(cursors, holds, ends_by_agent, pending, alive, runs_on, calls.calls, spent_on, blocks, told_until)
 
 
 def durable_of(state: State, when: Moment) -> Durable:

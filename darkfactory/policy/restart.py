@@ -10,7 +10,7 @@ from typing import Final
 
 from attrs import frozen
 
-from darkfactory.model.ends import Reason
+from darkfactory.model.ends import ErrorClass, Reason
 from darkfactory.model.fleet import AgentLayer, LayerConfig
 
 
@@ -72,6 +72,11 @@ def after(reason: Reason, layer: AgentLayer) -> Again:
     """What follows in that layer."""
     row = AFTER[reason]
     return row.safety if layer is AgentLayer.SAFETY else row.others
+
+
+def turned_away(reason: Reason, error: ErrorClass | None) -> bool:
+    """Whether a provider's limit, theirs or ours, ended the run: then it is none of its agent's `max_runs_per_day`."""
+    return AFTER[reason] is _WAITS and error is not ErrorClass.BUDGET
 
 
 def within_period(bad_ends: tuple[float, ...], layer: LayerConfig, at: float) -> tuple[float, ...]:

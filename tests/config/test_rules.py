@@ -296,7 +296,7 @@ class TestOptions:
     @pytest.mark.parametrize("option", OPTIONS)
     @pytest.mark.parametrize(
         "tool",
-        [*BUILTIN_TOOLS, "mine", *(f"/opt/bin/{name}" for name in BUILTIN_TOOLS)],
+        [*BUILTIN_TOOLS, "mine", *(f"/opt/bin/{name}" for name in BUILTIN_TOOLS if name not in {"bash", "demo"})],
     )
     def test_a_program_is_given_no_option_that_it_has_not(self, request, tool, option):
         text = f"{AGENT.replace('bash', tool)}{OPTIONS[option]}\n[tools.mine]\nargv = ['x']\n"

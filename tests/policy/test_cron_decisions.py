@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from darkfactory.model.actions import Record, StartRun
 from darkfactory.model.drift import CorrectionLevel
-from darkfactory.model.ends import Reason
+from darkfactory.model.ends import ErrorClass, Reason, Verdict
 from darkfactory.model.events import Spawn
 from darkfactory.model.fleet import AgentDefinition, Overlap
 from darkfactory.policy.admission import ON_TIME_SECS
@@ -308,6 +308,36 @@ def test_retries_count_as_runs_of_the_day() -> None:
     world = busy(max_runs_per_day=1, retries=3)
     world.ends("job", Reason.FAILED, 200)
     world.passes(300)
+    assert world.dropped("job") == ["max_runs_per_day"]
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize(
+    ("reason", "error", "again"),
+    [
+        (Reason.THROTTLED, ErrorClass.QUOTA, True),
+        (Reason.THROTTLED, ErrorClass.NETWORK, True),
+        (Reason.BUDGET, ErrorClass.KILLED, True),
+        (Reason.DISK, ErrorClass.UNKNOWN, False),
+    ],
+)
+def test_a_run_that_its_provider_turned_away_is_none_of_the_days(
+    reason: Reason, error: ErrorClass, *, again: bool, dies: bool
+) -> None:
+    world = busy(max_runs_per_day=1)
+    for _ in range(3 if again else 1):
+        world.judged("job", Verdict(reason, "because", error))
+        if dies:
+            world = world.reborn()
+            world.misses()
+        world.passes(world.at + 7 * 3600)
+        assert world.lives("job") is again
+
+
+def test_a_run_that_used_up_what_it_was_given_is_one_of_the_days() -> None:
+    world = busy(max_runs_per_day=1)
+    world.judged("job", Verdict(Reason.BUDGET, "max_cost_usd", ErrorClass.BUDGET, False), 200)
+    world.due("job", 400)
     assert world.dropped("job") == ["max_runs_per_day"]
 
 

@@ -364,6 +364,38 @@ class TestHalfOpen:
         world.misses()
         assert world.dropped("it") == ["missed"]
 
+    @pytest.mark.parametrize("died", [1.5, 7.0])
+    def test_nor_does_a_restart_make_it_too_old_while_it_waits_longer_than_it_was_told_at_first(
+        self, died: float
+    ) -> None:
+        world = World.begun(at_p("first"), at_p("it", CORE))
+        world.asks("first", at=1.0)
+        world.turned_away("first", 2.0, resets=HOUR)
+        world.due("it", at=10.0)
+        world.passes(block_of(world) + 1)
+        world.turned_away("first", world.at + 5, resets=8 * HOUR)
+        world.passes(died * HOUR)
+        world = world.reborn(at=7.1 * HOUR)
+        world.misses()
+        world.passes(8 * HOUR + 60)
+        assert world.lives("it")
+
+    @pytest.mark.parametrize("how", ["in order", "killed"])
+    def test_nor_while_it_waits_for_how_a_try_goes_or_for_its_turn(self, how: str) -> None:
+        world = limited(*(at_p(f"a{index}") for index in range(6)), at_p("it", CORE), calls_per_hour=1)
+        for index in range(6):
+            world.asks(f"a{index}", at=1.0 + index)
+        world.due("it", at=10.0)
+        for hour in range(1, 6):
+            world.passes(hour * (HOUR + 120))
+            world.ends(f"a{hour - 1}", Reason.SUCCEEDED)
+        if how == "in order":
+            world.shuts_down(world.at + 1800)
+        world = world.reborn(at=world.at + 3000)
+        world.misses()
+        world.passes(world.at + 2 * HOUR)
+        assert world.lives("it")
+
 
 class TestFallback:
     TWO = (

@@ -297,7 +297,7 @@ PI = {
     "ratelimit": (throttled(E.THROTTLED), 12, 0, 0, 0, 0),
     "usage": (throttled(E.QUOTA), 12, 0, 0, 0, 0),
     "err500": (throttled(E.PROVIDER_DOWN), 12, 0, 0, 0, 0),
-    "streamerr": (throttled(E.PROVIDER_DOWN), 3, 0, 0, 0, 0),  # asked once: no second try inside a stream
+    "streamerr": (throttled(E.PROVIDER_DOWN), 3, 0, 0, 0, 0),  # it asked once: of what breaks in a stream that is all
     # ended by the recorder: while it waited to try again, was silent, read its stdin
     "ratelimit60": (throttled(E.THROTTLED), 3, 0, 0, 0, 0),
     "hang_long": (failed(E.UNKNOWN), 0, 0, 0, None, None),
@@ -410,8 +410,8 @@ def test_nothing_that_was_recorded_is_unknown(recordings):
         ("codex", "fmt_text"),
         ("gemini", "fmt_text"),
         ("gemini", "bigout"),
-        ("opencode", "fmt_default"),
         ("qwen", "fmt_text"),
+        ("opencode", "fmt_default"),
         ("pi", "fmt_text"),
     }
 
@@ -445,12 +445,12 @@ def test_a_run_is_charged_with_its_own_cost(case, cost, recording):
         ("codex", "tool", ["I will run a command.", HELLO]),
         ("gemini", "tool", ["I will run a command.", HELLO]),
         ("gemini", "auth", []),
-        ("opencode", "tool", ["I will run a command.", HELLO]),
-        ("opencode", "auth", []),
         ("qwen", "tool", ["I will run a command.", HELLO]),
         ("qwen", "partial", ["I will run a command.", HELLO]),
         ("qwen", "auth", []),  # what it puts in the place of an answer is not the assistant's
         ("qwen", "streamerr", ["The beginning of an answer that " * 4]),
+        ("opencode", "tool", ["I will run a command.", HELLO]),
+        ("opencode", "auth", []),
         ("pi", "tool", ["I will run a command.", HELLO]),
         ("pi", "ratelimit", []),
     ],
