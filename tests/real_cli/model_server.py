@@ -50,7 +50,7 @@ class Call:
 
 @frozen
 class Refuse:
-    """An HTTP error: "throttled", "usage_limit", "auth", "overloaded"."""
+    """An HTTP error: "throttled", "usage_limit", "auth", "overloaded"; and of Anthropic "later"."""
 
     why: str
 
@@ -306,6 +306,7 @@ def _anthropic_refusals() -> dict[str, Refusal]:
     }
     return {
         "throttled": (429, {"retry-after": "1"}, error("rate_limit_error", "Too many requests per minute.")),
+        "later": (429, {"retry-after": "60"}, error("rate_limit_error", "Too many requests per hour.")),
         "usage_limit": (429, used_up, error("rate_limit_error", "This would exceed your account's rate limit.")),
         "auth": (401, {}, error("authentication_error", "invalid x-api-key")),
         "overloaded": (529, {}, error("overloaded_error", "Overloaded")),
