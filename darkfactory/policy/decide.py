@@ -114,7 +114,7 @@ def initial(
 
 
 def _waited_on(draft: Draft, request: Request, until: datetime, durable: Durable) -> None:
-    """A request waited for its provider, `until` then or longer: for as long as the factory lived, and its block lasts."""
+    """A request waited for its provider `until` then, or longer: while the factory lived, and while its block lasts."""
     block = durable.blocks.get(draft.config.provider_of(draft.agents[request.agent].definition) or "")
     told_until = min(durable.told_until or until, draft.when.utc)
     longer = max(until, told_until, block.until if block is not None else until)

@@ -187,7 +187,11 @@ def turned_away(draft: Draft, run: Run, error: ErrorClass, resets_at: datetime |
         times += 1
     secs = restart.wait(times, (resets_at - utc).total_seconds() if resets_at is not None else None)
     secs += RESET_JITTER_SECS * fraction(draft.seed, "reset", run.provider, timestamp(utc))
-    block = Block(utc + timedelta(seconds=secs), times, error, detail)
+    until, probe = utc + timedelta(seconds=secs), None
+    if before is not None:
+        until = max(until, before.until)
+        probe = before.probe if before.probe != run.id else None  # it may yet be served
+    block = Block(until, times, error, detail, probe)
     draft.providers[run.provider] = evolve(state, block=block)
     draft.gate_moved = True
     draft.record(

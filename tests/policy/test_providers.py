@@ -296,6 +296,36 @@ class TestHalfOpen:
         assert not world.orders
         assert 1800 <= block_of(world) - before <= 1800 + RESET_JITTER_SECS
 
+    @pytest.mark.parametrize("served", [True, False])
+    def test_one_that_lived_on_and_is_turned_away_then_does_not_take_the_place_of_the_one_that_tries(
+        self, *, served: bool
+    ) -> None:
+        world = World.begun(*(at_p(f"a{index}") for index in range(3)))
+        world.asks("a0", at=1.0)
+        world.asks("a1", at=1.0)
+        world.turned_away("a0", 2.0, resets=HOUR)
+        world.asks("a2", at=3.0)
+        world.passes(block_of(world) + 1)
+        world.turned_away("a1", world.at + 5, resets=HOUR + 200)
+        world.passes(block_of(world) + 1)
+        assert [order.agent for order in world.orders.values()] == ["a0"], "no second one tries meanwhile"
+        if served:
+            world.spends("a0", world.at + 5, calls=1)
+            assert len(world.orders) == 3
+        else:
+            world.turned_away("a0", world.at + 5)
+            assert not world.orders
+
+    def test_the_latest_time_holds_also_when_the_one_that_tries_is_told_an_earlier_one(self) -> None:
+        world = World.begun(at_p("a0"), at_p("a1"))
+        world.asks("a0", at=1.0)
+        world.asks("a1", at=1.0)
+        world.turned_away("a0", 2.0, resets=HOUR)
+        world.passes(block_of(world) + 1)
+        world.turned_away("a1", world.at + 5, resets=5 * HOUR)
+        world.turned_away("a0", world.at + 5, resets=2 * HOUR)
+        assert block_of(world) >= 5 * HOUR
+
     @pytest.mark.parametrize("error", [ErrorClass.AUTH, ErrorClass.NETWORK, ErrorClass.KILLED])
     def test_when_it_tells_nothing_the_next_one_tries(self, error: ErrorClass) -> None:
         world = self.blocked()
