@@ -18,6 +18,7 @@ from darkfactory.model.events import Moment
 from darkfactory.model.providers import Block, Spending
 from darkfactory.model.state import Request, Run, State
 from darkfactory.policy import restart
+from darkfactory.policy.admission import EARLY_SECS
 from darkfactory.policy.chance import fraction
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
@@ -26,8 +27,9 @@ NEAR_PERCENT: Final = 80
 """Of a limit: told of once, before it is reached."""
 RESET_JITTER_SECS: Final = 30.0
 """Up to so much is added to the time that a provider names, at which else everybody would come back."""
-EARLY: Final = timedelta(milliseconds=1)
-"""See `admission.EARLY_SECS`."""
+PROBE_SECS: Final = 900.0
+"""How long one run tries alone. Not all tools tell of their calls, and some runs never end: after that another tries too."""
+EARLY: Final = timedelta(seconds=EARLY_SECS)
 
 BLOCKING: Final = {ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.BILLING, ErrorClass.PROVIDER_DOWN}
 """What turns away any other run as well. (A connection that broke may be this run's alone.)"""
@@ -64,8 +66,11 @@ def obstacle(draft: Draft, provider: str | None) -> Queue | None:
     if block is not None:
         if block.until > draft.when.utc + EARLY:
             return Queue("throttled", f"{provider} turned a run away: {block.detail}", block.until)
-        if block.probe is not None:
-            return Queue("throttled", f"{block.probe} tries whether {provider} serves again")
+        probe = draft.run(block.probe) if block.probe is not None else None
+        alone_secs = probe.since + PROBE_SECS - draft.when.at if probe is not None else 0.0
+        if probe is not None and alone_secs > EARLY_SECS:
+            until = draft.when.utc + timedelta(seconds=alone_secs)
+            return Queue("throttled", f"{probe.id} tries whether {provider} serves again", until)
     return next((limit.waits for limit in _limits(draft, provider) if limit.used >= limit.most), None)
 
 

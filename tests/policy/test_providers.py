@@ -12,7 +12,7 @@ from darkfactory.model.ends import ErrorClass, Reason, Verdict
 from darkfactory.model.events import ToolsChecked
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, Fallback, Overlap, ProviderConfig
 from darkfactory.model.providers import Spending
-from darkfactory.policy.providers import RESET_JITTER_SECS, obstacle_at_start, standing
+from darkfactory.policy.providers import PROBE_SECS, RESET_JITTER_SECS, obstacle_at_start, standing
 
 from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent
 
@@ -273,8 +273,23 @@ class TestHalfOpen:
         world = self.blocked()
         assert [order.agent for order in world.orders.values()] == ["a0"]
         assert [record.data["agent"] for record in world.kinds("provider_probed")] == ["a0"]
-        world.passes(world.at + 2 * HOUR)
+        world.passes(world.at + PROBE_SECS - 10)
         assert [order.agent for order in world.orders.values()] == ["a0"]
+
+    def test_one_that_never_ends_and_tells_nothing_does_not_keep_the_others_for_ever(self) -> None:
+        """An always-on program of one's own, say, which tells of no calls."""
+        world = World.begun(at_p("watch", SAFETY), *(at_p(f"a{index}") for index in range(3)))
+        world.turned_away("watch", 2.0, resets=HOUR)
+        for index in range(3):
+            world.asks(f"a{index}", at=3.0 + index)
+        world.passes(block_of(world) + 1)
+        began = world.at
+        for minute in range(1, 32):
+            world.says("watch", began + 60 * minute, minute)
+        starts = [at for index in range(3) for at in world.starts(f"a{index}")]
+        assert starts == [pytest.approx(began + PROBE_SECS * times, abs=61) for times in (1, 2)]
+        world.ends("a1", Reason.SUCCEEDED, began + 1900)
+        assert world.lives("a2"), "who tries last tells how it stands"
 
     @pytest.mark.parametrize("how", ["an answer", "success", "a failure of its own"])
     def test_when_it_is_served_the_queue_drains_in_order(self, how: str) -> None:
@@ -373,10 +388,10 @@ class TestHalfOpen:
             "own_run",
             "throttled" if whose == "theirs" else "budget",
         ]
-        world.passes(4 * HOUR)
+        world.passes(3 * HOUR + 60)
         world.ends("other", Reason.SUCCEEDED)
         world.passes(25 * HOUR)
-        assert world.starts("job")[1:] == [pytest.approx(4 * HOUR if whose == "theirs" else 24 * HOUR)]
+        assert world.starts("job")[1:] == [pytest.approx(3 * HOUR + 60 if whose == "theirs" else 24 * HOUR)]
 
     def test_downtime_of_the_factory_behind_the_reset_counts(self) -> None:
         world = World.begun(at_p("first"), at_p("it", CORE))
