@@ -28,7 +28,7 @@ NEAR_PERCENT: Final = 80
 RESET_JITTER_SECS: Final = 30.0
 """Up to so much is added to the time that a provider names, at which else everybody would come back."""
 PROBE_SECS: Final = 900.0
-"""How long one run tries alone. Not all tools tell of their calls, and some runs never end: after that another tries too."""
+"""How long one run tries alone. Not all tools tell of calls, and some runs never end: after that another one tries."""
 EARLY: Final = timedelta(seconds=EARLY_SECS)
 
 BLOCKING: Final = {ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.BILLING, ErrorClass.PROVIDER_DOWN}
@@ -176,7 +176,10 @@ def ended(draft: Draft, run: Run, verdict: Verdict) -> None:
 
 
 def _own_fault(verdict: Verdict) -> bool:
-    return verdict.error_class is not None and CLASSES[verdict.error_class].blame is Blame.AGENT
+    """It failed by itself, so it was served. One that was silent, or never came to an end, may not have been."""
+    if verdict.error_class is None or verdict.reason in (Reason.STALLED, Reason.TIMED_OUT):
+        return False
+    return CLASSES[verdict.error_class].blame is Blame.AGENT
 
 
 def turned_away(draft: Draft, run: Run, error: ErrorClass, resets_at: datetime | None, detail: str) -> None:

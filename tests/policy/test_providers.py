@@ -341,10 +341,18 @@ class TestHalfOpen:
         world.turned_away("a0", world.at + 5, resets=2 * HOUR)
         assert block_of(world) >= 5 * HOUR
 
-    @pytest.mark.parametrize("error", [ErrorClass.AUTH, ErrorClass.NETWORK, ErrorClass.KILLED])
-    def test_when_it_tells_nothing_the_next_one_tries(self, error: ErrorClass) -> None:
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (ErrorClass.AUTH, Reason.FAILED),
+            (ErrorClass.NETWORK, Reason.THROTTLED),
+            (ErrorClass.KILLED, Reason.FAILED),
+            (ErrorClass.STALLED, Reason.STALLED),
+            (ErrorClass.TIMED_OUT, Reason.TIMED_OUT),
+        ],
+    )
+    def test_when_it_tells_nothing_the_next_one_tries(self, error: ErrorClass, reason: Reason) -> None:
         world = self.blocked()
-        reason = Reason.THROTTLED if error is ErrorClass.NETWORK else Reason.FAILED
         world.judged("a0", Verdict(reason, "", error, True), world.at + 5)
         assert [order.agent for order in world.orders.values()] == ["a1"]
 
