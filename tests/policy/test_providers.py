@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -9,9 +10,10 @@ from attrs import evolve
 
 from darkfactory.model.actions import Queue, Severity
 from darkfactory.model.ends import ErrorClass, Reason, Verdict
-from darkfactory.model.events import ToolsChecked
+from darkfactory.model.events import OutputSeen, ToolsChecked
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, Fallback, Overlap, ProviderConfig
 from darkfactory.model.providers import Spending
+from darkfactory.model.signals import Waiting
 from darkfactory.policy.providers import PROBE_SECS, RESET_JITTER_SECS, obstacle_at_start, standing
 
 from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent
@@ -242,6 +244,16 @@ class TestTheirs:
         block = world.state.providers["p"].block
         assert block is not None
         assert block.times == 1
+
+    @pytest.mark.parametrize(("until", "blocks"), [(HOUR, True), (99.0, False)])
+    def test_who_is_told_to_wait_blocks_it_at_once_unless_that_time_has_passed(
+        self, until: float, *, blocks: bool
+    ) -> None:
+        world = World.begun(at_p("it"))
+        world.asks("it", at=100.0)
+        waiting = Waiting(ErrorClass.QUOTA, EPOCH + timedelta(seconds=until), None, "limit reached")
+        world.tell(OutputSeen(world.now(100.5), world.run_of("it"), 1, False, Spending(), waiting))
+        assert (world.state.providers["p"].block is not None) is blocks
 
     def test_it_survives_a_restart(self) -> None:
         world = World.begun(at_p("first"), at_p("next"))
