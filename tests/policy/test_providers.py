@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -10,13 +10,13 @@ from attrs import evolve
 
 from darkfactory.model.actions import Queue, Severity
 from darkfactory.model.ends import ErrorClass, Reason, Verdict
-from darkfactory.model.events import OutputSeen, ToolsChecked
+from darkfactory.model.events import Moment, OutputSeen, Tick, ToolsChecked
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, Fallback, Overlap, ProviderConfig
 from darkfactory.model.providers import Spending
 from darkfactory.model.signals import Waiting
 from darkfactory.policy.providers import PROBE_SECS, RESET_JITTER_SECS, obstacle_at_start, standing
 
-from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent
+from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent, fleet
 
 HOUR = 3600.0
 
@@ -75,6 +75,20 @@ class TestOurLimits:
         assert not world.lives("next")
         world.passes(15 * HOUR)
         assert world.lives("next")
+
+    def test_a_midnight_that_comes_twice_is_waited_for_and_not_looked_at_without_end(self) -> None:
+        """There the clock was set back at one minute past midnight."""
+        zone = ZoneInfo("America/St_Johns")
+        at = (datetime(2006, 10, 28, 23, 30, tzinfo=zone, fold=1).astimezone(UTC) - EPOCH).total_seconds()
+        config = fleet(at_p("first"), at_p("next"), timezone=zone, providers={"p": ProviderConfig(tokens_per_day=1)})
+        world = World(config, at=at)
+        world.misses()
+        world.asks("first", at)
+        world.spends("first", at, tokens=5)
+        world.asks("next", at)
+        assert world.state.next_deadline() > at
+        world.passes(at + HOUR / 2 + 61)
+        assert world.starts("next") == [pytest.approx(at + HOUR / 2, abs=61)]
 
     def test_each_is_told_of_once_near_and_once_reached(self) -> None:
         world = limited(at_p("it"), calls_per_hour=10)
@@ -254,6 +268,20 @@ class TestTheirs:
         waiting = Waiting(ErrorClass.QUOTA, EPOCH + timedelta(seconds=until), None, "limit reached")
         world.tell(OutputSeen(world.now(100.5), world.run_of("it"), 1, False, Spending(), waiting))
         assert (world.state.providers["p"].block is not None) is blocks
+
+    def test_a_clock_that_was_years_ahead_does_not_block_it_for_years(self) -> None:
+        world = World.begun(at_p("first"), at_p("next"))
+        world.asks("first", at=1.0)
+        world.turned_away("first", 2.0, resets=8 * 86400.0)
+        world.asks("next", at=3.0)
+
+        def set_back(days: float) -> None:
+            world.tell(Tick(Moment(world.at + 61, world.now().utc - timedelta(days=days))))
+
+        set_back(0.0001)
+        assert not world.orders
+        set_back(700)
+        assert [order.agent for order in world.orders.values()] == ["first"]
 
     def test_it_survives_a_restart(self) -> None:
         world = World.begun(at_p("first"), at_p("next"))
