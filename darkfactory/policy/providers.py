@@ -110,7 +110,7 @@ def _limits(draft: Draft, provider: str) -> Iterator[_Limit]:
     if limits is None:
         return
     utc, state = draft.when.utc, draft.providers[provider]
-    unsaved = sum(state.unsaved.values(), Spending())
+    unsaved = state.unsaved_sum
     if limits.calls_per_hour is not None:
         used = draft.rate_limits.calls_at(provider, utc) + unsaved.calls
         detail = f"{provider}: {used} calls within the hour, calls_per_hour is {limits.calls_per_hour}"
@@ -169,7 +169,7 @@ def spent(draft: Draft, run: Run, spending: Spending) -> bool:
     draft.change_run(run, spent=run.spent + more)
     state = draft.providers[run.provider]
     unsaved = {**state.unsaved, run.agent: state.unsaved.get(run.agent, Spending()) + more}
-    draft.providers[run.provider] = evolve(state, unsaved=unsaved)
+    draft.providers[run.provider] = evolve(state, unsaved=unsaved, unsaved_sum=state.unsaved_sum + more)
     return True
 
 
@@ -241,7 +241,7 @@ def save(draft: Draft, *providers: str) -> None:
         unsaved = draft.providers[provider].unsaved
         if not unsaved:
             continue
-        draft.providers[provider] = evolve(draft.providers[provider], unsaved={})
+        draft.providers[provider] = evolve(draft.providers[provider], unsaved={}, unsaved_sum=Spending())
         for agent, more in unsaved.items():
             _count(draft, provider, agent, more)
             draft.record(
@@ -276,7 +276,7 @@ class Standing:
 def standing(state: State, provider: str, utc: datetime) -> Standing:
     """What was used up there."""
     known = state.providers[provider]
-    unsaved = sum(known.unsaved.values(), Spending())
+    unsaved = known.unsaved_sum
     remaining = state.rate_limits.remaining(provider, utc)
     return Standing(
         calls_this_hour=state.rate_limits.calls_at(provider, utc) + unsaved.calls,
