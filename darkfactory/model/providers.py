@@ -178,7 +178,9 @@ class Provider:
 
     spent_on: DaySpending = field(factory=lambda: DaySpending())
     unsaved: Mapping[str, Spending] = field(factory=dict)
-    """By agent: what the journal has not been told yet, and no sum holds."""
+    """By agent: what the journal has not been told yet, and no other sum holds."""
+    unsaved_sum: Spending = field(factory=Spending)
+    """Of all agents."""
     block: Block | None = None
     told: Mapping[str, int] = field(factory=dict)
     """By limit: the percentage of it, 80 or 100, that was told of."""

@@ -114,7 +114,7 @@ def initial(
 
 
 def _waited_on(draft: Draft, request: Request, until: datetime, durable: Durable) -> None:
-    """A request waited for its provider, `until` then or longer: while the factory lived, and its block lasts."""
+    """A request waited for its provider `until` then, or longer: while the factory lived, and while its block lasts."""
     block = durable.blocks.get(draft.config.provider_of(draft.agents[request.agent].definition) or "")
     told_until = min(durable.told_until or until, draft.when.utc)
     longer = max(until, told_until, block.until if block is not None else until)
@@ -327,7 +327,8 @@ def _waits_anew(draft: Draft, run: Run, waiting: Waiting | None) -> Run:
         until = when.at + waiting.delay_secs
     since = when.at if run.waits_since is None else run.waits_since
     run = draft.change_run(run, waiting=waiting, waits_since=since, waits_until=until)
-    if run.provider is not None and waiting.until is not None and waiting.error in providers.BLOCKING:
+    ahead = waiting.until is not None and waiting.until > when.utc  # else it was told too late, and is over
+    if run.provider is not None and ahead and waiting.error in providers.BLOCKING:
         # the others need not find that out for themselves, however this one goes on
         providers.turned_away(draft, run, waiting.error, waiting.until, waiting.detail)
     return run

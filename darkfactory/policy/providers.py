@@ -18,6 +18,7 @@ from darkfactory.model.events import Moment
 from darkfactory.model.providers import Block, Spending
 from darkfactory.model.state import Request, Run, State
 from darkfactory.policy import restart
+from darkfactory.policy.admission import EARLY_SECS
 from darkfactory.policy.chance import fraction
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
@@ -26,8 +27,10 @@ NEAR_PERCENT: Final = 80
 """Of a limit: told of once, before it is reached."""
 RESET_JITTER_SECS: Final = 30.0
 """Up to so much is added to the time that a provider names, at which else everybody would come back."""
-EARLY: Final = timedelta(milliseconds=1)
-"""See `admission.EARLY_SECS`."""
+PROBE_SECS: Final = 900.0
+"""How long one run tries alone. Not all tools tell of calls, and some runs never end: after that another one tries."""
+EARLY: Final = timedelta(seconds=EARLY_SECS)
+_LONGEST: Final = timedelta(seconds=restart.RESET_MAX_SECS + RESET_JITTER_SECS)
 
 BLOCKING: Final = {ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.BILLING, ErrorClass.PROVIDER_DOWN}
 """What turns away any other run as well. (A connection that broke may be this run's alone.)"""
@@ -62,11 +65,19 @@ def obstacle(draft: Draft, provider: str | None) -> Queue | None:
         return None
     block = draft.providers[provider].block
     if block is not None:
-        if block.until > draft.when.utc + EARLY:
+        if not half_open(block, draft.when.utc):
             return Queue("throttled", f"{provider} turned a run away: {block.detail}", block.until)
-        if block.probe is not None:
-            return Queue("throttled", f"{block.probe} tries whether {provider} serves again")
+        probe = draft.run(block.probe) if block.probe is not None else None
+        alone_secs = probe.since + PROBE_SECS - draft.when.at if probe is not None else 0.0
+        if probe is not None and alone_secs > EARLY_SECS:
+            until = draft.when.utc + timedelta(seconds=alone_secs)
+            return Queue("throttled", f"{probe.id} tries whether {provider} serves again", until)
     return next((limit.waits for limit in _limits(draft, provider) if limit.used >= limit.most), None)
+
+
+def half_open(block: Block, utc: datetime) -> bool:
+    """Whether its time has come. One further ahead than any is set comes from a clock that was wrong, and has."""
+    return not utc + EARLY < block.until <= utc + _LONGEST
 
 
 def obstacle_at_start(state: State, run_id: str, when: Moment) -> Queue | None:
@@ -99,25 +110,30 @@ def _limits(draft: Draft, provider: str) -> Iterator[_Limit]:
     if limits is None:
         return
     utc, state = draft.when.utc, draft.providers[provider]
-    unsaved = sum(state.unsaved.values(), Spending())
+    unsaved = state.unsaved_sum
     if limits.calls_per_hour is not None:
         used = draft.rate_limits.calls_at(provider, utc) + unsaved.calls
         detail = f"{provider}: {used} calls within the hour, calls_per_hour is {limits.calls_per_hour}"
-        until = draft.rate_limits.free_at(provider, utc)
         # what the journal was not told yet is not in there, and comes first
-        waits = Queue("budget", detail, until if until > utc else utc + timedelta(seconds=restart.WAIT_LEAST_SECS))
-        yield _Limit("calls_per_hour", used, limits.calls_per_hour, waits)
+        until = _ahead(draft.rate_limits.free_at(provider, utc), utc)
+        yield _Limit("calls_per_hour", used, limits.calls_per_hour, Queue("budget", detail, until))
     if limits.tokens_per_day is None and limits.usd_per_day is None:
         return
     today = utc.astimezone(draft.config.timezone).date()
     spent = state.spent_on.on(today) + unsaved
     midnight = datetime.combine(today + timedelta(days=1), datetime.min.time(), draft.config.timezone)
+    midnight = _ahead(midnight, utc)  # where the clock is set back just behind it, it comes twice
     if limits.tokens_per_day is not None:
         detail = f"{provider}: {spent.tokens} tokens on {today}, tokens_per_day is {limits.tokens_per_day}"
         yield _Limit("tokens_per_day", spent.tokens, limits.tokens_per_day, Queue("budget", detail, midnight))
     if limits.usd_per_day is not None:
         detail = f"{provider}: {spent.usd:.2f} USD on {today}, usd_per_day is {limits.usd_per_day:g}"
         yield _Limit("usd_per_day", spent.usd, limits.usd_per_day, Queue("budget", detail, midnight))
+
+
+def _ahead(until: datetime, utc: datetime) -> datetime:
+    """When to look again: then, or soon if that has come already."""
+    return until if until > utc else utc + timedelta(seconds=restart.WAIT_LEAST_SECS)
 
 
 def begun(draft: Draft, run: Run, *, instead_of: str | None) -> None:
@@ -148,7 +164,7 @@ def spent(draft: Draft, run: Run, spending: Spending) -> bool:
     draft.change_run(run, spent=run.spent + more)
     state = draft.providers[run.provider]
     unsaved = {**state.unsaved, run.agent: state.unsaved.get(run.agent, Spending()) + more}
-    draft.providers[run.provider] = evolve(state, unsaved=unsaved)
+    draft.providers[run.provider] = evolve(state, unsaved=unsaved, unsaved_sum=state.unsaved_sum + more)
     return True
 
 
@@ -166,7 +182,10 @@ def ended(draft: Draft, run: Run, verdict: Verdict) -> None:
 
 
 def _own_fault(verdict: Verdict) -> bool:
-    return verdict.error_class is not None and CLASSES[verdict.error_class].blame is Blame.AGENT
+    """It failed by itself, so it was served. One that was silent, or never came to an end, may not have been."""
+    if verdict.error_class is None or verdict.reason in (Reason.STALLED, Reason.TIMED_OUT):
+        return False
+    return CLASSES[verdict.error_class].blame is Blame.AGENT
 
 
 def turned_away(draft: Draft, run: Run, error: ErrorClass, resets_at: datetime | None, detail: str) -> None:
@@ -175,14 +194,18 @@ def turned_away(draft: Draft, run: Run, error: ErrorClass, resets_at: datetime |
     state, utc = draft.providers[run.provider], draft.when.utc
     before = state.block
     times = 1 if before is None else before.times
-    if before is not None and before.until > utc + EARLY and before.probe != run.id:
+    if before is not None and not half_open(before, utc) and before.probe != run.id:
         if resets_at is None or resets_at <= before.until:
             return
     elif before is not None:
         times += 1
     secs = restart.wait(times, (resets_at - utc).total_seconds() if resets_at is not None else None)
     secs += RESET_JITTER_SECS * fraction(draft.seed, "reset", run.provider, timestamp(utc))
-    block = Block(utc + timedelta(seconds=secs), times, error, detail)
+    until, probe = utc + timedelta(seconds=secs), None
+    if before is not None:
+        until = until if half_open(before, utc) else max(until, before.until)
+        probe = before.probe if before.probe != run.id else None  # it may yet be served
+    block = Block(until, times, error, detail, probe)
     draft.providers[run.provider] = evolve(state, block=block)
     draft.gate_moved = True
     draft.record(
@@ -214,7 +237,7 @@ def save(draft: Draft, *providers: str) -> None:
         unsaved = draft.providers[provider].unsaved
         if not unsaved:
             continue
-        draft.providers[provider] = evolve(draft.providers[provider], unsaved={})
+        draft.providers[provider] = evolve(draft.providers[provider], unsaved={}, unsaved_sum=Spending())
         for agent, more in unsaved.items():
             _count(draft, provider, agent, more)
             draft.record(
@@ -249,7 +272,7 @@ class Standing:
 def standing(state: State, provider: str, utc: datetime) -> Standing:
     """What was used up there."""
     known = state.providers[provider]
-    unsaved = sum(known.unsaved.values(), Spending())
+    unsaved = known.unsaved_sum
     remaining = state.rate_limits.remaining(provider, utc)
     return Standing(
         calls_this_hour=state.rate_limits.calls_at(provider, utc) + unsaved.calls,

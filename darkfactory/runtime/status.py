@@ -13,7 +13,7 @@ from darkfactory.model.events import Moment
 from darkfactory.model.fleet import AgentLayer
 from darkfactory.model.state import AgentState, State
 from darkfactory.policy.admission import PROVIDER_WAITS
-from darkfactory.policy.providers import standing
+from darkfactory.policy.providers import half_open, standing
 
 
 @frozen
@@ -105,7 +105,7 @@ def provider_statuses(state: State, utc: datetime) -> list[ProviderStatus]:
             ProviderStatus(
                 name=name,
                 blocked_until=block.until if block is not None else None,
-                half_open=block is not None and block.until <= utc,
+                half_open=block is not None and half_open(block, utc),
                 probe=block.probe if block is not None else None,
                 reason=f"{block.error.value}: {block.detail}" if block is not None else None,
                 waiting=waiting[name],

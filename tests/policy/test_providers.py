@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -9,12 +10,13 @@ from attrs import evolve
 
 from darkfactory.model.actions import Queue, Severity
 from darkfactory.model.ends import ErrorClass, Reason, Verdict
-from darkfactory.model.events import ToolsChecked
+from darkfactory.model.events import Moment, OutputSeen, Tick, ToolsChecked
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, Fallback, Overlap, ProviderConfig
 from darkfactory.model.providers import Spending
-from darkfactory.policy.providers import RESET_JITTER_SECS, obstacle_at_start, standing
+from darkfactory.model.signals import Waiting
+from darkfactory.policy.providers import PROBE_SECS, RESET_JITTER_SECS, obstacle_at_start, standing
 
-from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent
+from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent, fleet
 
 HOUR = 3600.0
 
@@ -73,6 +75,20 @@ class TestOurLimits:
         assert not world.lives("next")
         world.passes(15 * HOUR)
         assert world.lives("next")
+
+    def test_a_midnight_that_comes_twice_is_waited_for_and_not_looked_at_without_end(self) -> None:
+        """There the clock was set back at one minute past midnight."""
+        zone = ZoneInfo("America/St_Johns")
+        at = (datetime(2006, 10, 28, 23, 30, tzinfo=zone, fold=1).astimezone(UTC) - EPOCH).total_seconds()
+        config = fleet(at_p("first"), at_p("next"), timezone=zone, providers={"p": ProviderConfig(tokens_per_day=1)})
+        world = World(config, at=at)
+        world.misses()
+        world.asks("first", at)
+        world.spends("first", at, tokens=5)
+        world.asks("next", at)
+        assert world.state.next_deadline() > at
+        world.passes(at + HOUR / 2 + 61)
+        assert world.starts("next") == [pytest.approx(at + HOUR / 2, abs=61)]
 
     def test_each_is_told_of_once_near_and_once_reached(self) -> None:
         world = limited(at_p("it"), calls_per_hour=10)
@@ -243,6 +259,30 @@ class TestTheirs:
         assert block is not None
         assert block.times == 1
 
+    @pytest.mark.parametrize(("until", "blocks"), [(HOUR, True), (99.0, False)])
+    def test_who_is_told_to_wait_blocks_it_at_once_unless_that_time_has_passed(
+        self, until: float, *, blocks: bool
+    ) -> None:
+        world = World.begun(at_p("it"))
+        world.asks("it", at=100.0)
+        waiting = Waiting(ErrorClass.QUOTA, EPOCH + timedelta(seconds=until), None, "limit reached")
+        world.tell(OutputSeen(world.now(100.5), world.run_of("it"), 1, False, Spending(), waiting))
+        assert (world.state.providers["p"].block is not None) is blocks
+
+    def test_a_clock_that_was_years_ahead_does_not_block_it_for_years(self) -> None:
+        world = World.begun(at_p("first"), at_p("next"))
+        world.asks("first", at=1.0)
+        world.turned_away("first", 2.0, resets=8 * 86400.0)
+        world.asks("next", at=3.0)
+
+        def set_back(days: float) -> None:
+            world.tell(Tick(Moment(world.at + 61, world.now().utc - timedelta(days=days))))
+
+        set_back(0.0001)
+        assert not world.orders
+        set_back(700)
+        assert [order.agent for order in world.orders.values()] == ["first"]
+
     def test_it_survives_a_restart(self) -> None:
         world = World.begun(at_p("first"), at_p("next"))
         world.asks("first", at=1.0)
@@ -273,8 +313,23 @@ class TestHalfOpen:
         world = self.blocked()
         assert [order.agent for order in world.orders.values()] == ["a0"]
         assert [record.data["agent"] for record in world.kinds("provider_probed")] == ["a0"]
-        world.passes(world.at + 2 * HOUR)
+        world.passes(world.at + PROBE_SECS - 10)
         assert [order.agent for order in world.orders.values()] == ["a0"]
+
+    def test_one_that_never_ends_and_tells_nothing_does_not_keep_the_others_for_ever(self) -> None:
+        """An always-on program of one's own, say, which tells of no calls."""
+        world = World.begun(at_p("watch", SAFETY), *(at_p(f"a{index}") for index in range(3)))
+        world.turned_away("watch", 2.0, resets=HOUR)
+        for index in range(3):
+            world.asks(f"a{index}", at=3.0 + index)
+        world.passes(block_of(world) + 1)
+        began = world.at
+        for minute in range(1, 32):
+            world.says("watch", began + 60 * minute, minute)
+        starts = [at for index in range(3) for at in world.starts(f"a{index}")]
+        assert starts == [pytest.approx(began + PROBE_SECS * times, abs=61) for times in (1, 2)]
+        world.ends("a1", Reason.SUCCEEDED, began + 1900)
+        assert world.lives("a2"), "who tries last tells how it stands"
 
     @pytest.mark.parametrize("how", ["an answer", "success", "a failure of its own"])
     def test_when_it_is_served_the_queue_drains_in_order(self, how: str) -> None:
@@ -302,10 +357,48 @@ class TestHalfOpen:
         assert not world.orders
         assert 1800 <= block_of(world) - before <= 1800 + RESET_JITTER_SECS
 
-    @pytest.mark.parametrize("error", [ErrorClass.AUTH, ErrorClass.NETWORK, ErrorClass.KILLED])
-    def test_when_it_tells_nothing_the_next_one_tries(self, error: ErrorClass) -> None:
+    @pytest.mark.parametrize("served", [True, False])
+    def test_one_that_lived_on_and_is_turned_away_then_does_not_take_the_place_of_the_one_that_tries(
+        self, *, served: bool
+    ) -> None:
+        world = World.begun(*(at_p(f"a{index}") for index in range(3)))
+        world.asks("a0", at=1.0)
+        world.asks("a1", at=1.0)
+        world.turned_away("a0", 2.0, resets=HOUR)
+        world.asks("a2", at=3.0)
+        world.passes(block_of(world) + 1)
+        world.turned_away("a1", world.at + 5, resets=HOUR + 200)
+        world.passes(block_of(world) + 1)
+        assert [order.agent for order in world.orders.values()] == ["a0"], "no second one tries meanwhile"
+        if served:
+            world.spends("a0", world.at + 5, calls=1)
+            assert len(world.orders) == 3
+        else:
+            world.turned_away("a0", world.at + 5)
+            assert not world.orders
+
+    def test_the_latest_time_holds_also_when_the_one_that_tries_is_told_an_earlier_one(self) -> None:
+        world = World.begun(at_p("a0"), at_p("a1"))
+        world.asks("a0", at=1.0)
+        world.asks("a1", at=1.0)
+        world.turned_away("a0", 2.0, resets=HOUR)
+        world.passes(block_of(world) + 1)
+        world.turned_away("a1", world.at + 5, resets=5 * HOUR)
+        world.turned_away("a0", world.at + 5, resets=2 * HOUR)
+        assert block_of(world) >= 5 * HOUR
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (ErrorClass.AUTH, Reason.FAILED),
+            (ErrorClass.NETWORK, Reason.THROTTLED),
+            (ErrorClass.KILLED, Reason.FAILED),
+            (ErrorClass.STALLED, Reason.STALLED),
+            (ErrorClass.TIMED_OUT, Reason.TIMED_OUT),
+        ],
+    )
+    def test_when_it_tells_nothing_the_next_one_tries(self, error: ErrorClass, reason: Reason) -> None:
         world = self.blocked()
-        reason = Reason.THROTTLED if error is ErrorClass.NETWORK else Reason.FAILED
         world.judged("a0", Verdict(reason, "", error, True), world.at + 5)
         assert [order.agent for order in world.orders.values()] == ["a1"]
 
@@ -349,10 +442,10 @@ class TestHalfOpen:
             "own_run",
             "throttled" if whose == "theirs" else "budget",
         ]
-        world.passes(4 * HOUR)
+        world.passes(3 * HOUR + 60)
         world.ends("other", Reason.SUCCEEDED)
         world.passes(25 * HOUR)
-        assert world.starts("job")[1:] == [pytest.approx(4 * HOUR if whose == "theirs" else 24 * HOUR)]
+        assert world.starts("job")[1:] == [pytest.approx(3 * HOUR + 60 if whose == "theirs" else 24 * HOUR)]
 
     def test_downtime_of_the_factory_behind_the_reset_counts(self) -> None:
         world = World.begun(at_p("first"), at_p("it", CORE))
