@@ -371,7 +371,7 @@ class TestHalfOpen:
         world.passes(block_of(world) + 1)
         assert [order.agent for order in world.orders.values()] == ["a0"], "no second one tries meanwhile"
         if served:
-            world.spends("a0", world.at + 5, calls=1)
+            world.answered("a0", world.at + 5)
             assert len(world.orders) == 3
         else:
             world.turned_away("a0", world.at + 5)
