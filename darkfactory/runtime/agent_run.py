@@ -140,12 +140,13 @@ class _LiveRun:
 
     async def live(self) -> None:
         order, place = self.handle.order, self.place
-        await place.machine.journal.wait_durable(self.handle.journalled)
         try:
-            self.process = await place.machine.launcher.launch(self._spec(), self.intake)
+            spec = self._spec()  # while the journal syncs
+            await place.machine.journal.wait_durable(self.handle.journalled)
+            self.process = await place.machine.launcher.launch(spec, self.intake)
         except SpawnFailed as failure:
             self.failure = failure
-            return
+            return  # noqa: ASYNC910 - the clean-up is one
         await place.sender.send(RunStarted(place.sender.now(), order.run_id, self.process.pid))
         with (
             place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes),
@@ -209,12 +210,14 @@ class _LiveRun:
         """Judge, and tell the supervisor."""
         verdict = await self._blame_the_disk(self._judge())
         now = self.place.sender.now()
-        if self.process is not None:
-            self._summarise(now, verdict)
         self._remember_session()
         totals = self.intake.tally.totals
         event = RunEnded(now, self.handle.order.run_id, verdict, self.exit_code, self.unreaped, totals)
-        await self.place.sender.send(event)
+        try:
+            await self.place.sender.send(event)
+        finally:
+            if self.process is not None:
+                self._summarise(now, verdict)
 
     def _judge(self) -> Verdict:
         stop = self.stopped
