@@ -22,6 +22,7 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from time import perf_counter
 
 import trio
 from attrs import Factory, define, frozen
@@ -31,6 +32,8 @@ from darkfactory.devices import threads
 MARK = "DARKFACTORY_RUN"
 """The environment variable that says to which run a process belongs: INSTANCE/RUN, more of them joined by colons."""
 SWEEP_LIMIT_SECS = 5.0
+NO_THREAD_SECS = 0.003
+"""A scan that was shorter is not worth a thread: to get there and back takes up to 1 ms, for which a restart waits."""
 _PR_SET_CHILD_SUBREAPER = 36
 _FIRST_PAUSE_SECS = 0.001
 _LAST_PAUSE_SECS = 0.05
@@ -203,9 +206,11 @@ class ProcessTable:
     _orphans: tuple[ProcessInfo, ...] = ()
     """Those in `_latest`, if it is settled."""
     _marks: KnownMarks = Factory(dict)
+    _scan_secs: float = 0.0
+    """What the latest scan took."""
 
     async def snapshot(self) -> Snapshot:
-        """Read /proc in a thread; what is returned was begun after the call. A checkpoint.
+        """Read /proc, in a thread if that takes long; what is returned was begun after the call. A checkpoint.
 
         Waits while there are no descriptors, threads or memory for it.
         """
@@ -223,14 +228,21 @@ class ProcessTable:
 
     async def _scan(self) -> Snapshot:
         while True:
+            began = perf_counter()
             try:
-                return await trio.to_thread.run_sync(scan, self._marks, limiter=self.limiter)
+                if self._scan_secs < NO_THREAD_SECS:
+                    snapshot = scan(self._marks)
+                else:
+                    snapshot = await trio.to_thread.run_sync(scan, self._marks, limiter=self.limiter)
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
             except RuntimeError as error:
                 if not threads.none_left(error):
                     raise
+            else:
+                self._scan_secs = perf_counter() - began
+                return snapshot  # noqa: ASYNC910 - the lock was a checkpoint
             await trio.sleep(_LAST_PAUSE_SECS)
 
     async def sweep(self, kin: Kin, *, limit_secs: float = SWEEP_LIMIT_SECS) -> Swept:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import trio
 from attrs import Factory, define
 
 from darkfactory.devices import guard_program
+from darkfactory.devices.birth import ANSWER_SECS, Starter
 from darkfactory.devices.containment import MARK
 
 QUIT_SECS = 2.0
@@ -31,11 +33,13 @@ class Guard:
     instance: str
     outer_mark: str | None = None
     cgroup: Path | None = None
-    """Killed and removed as a whole after the factory's death."""
+    """Killed and removed as a whole after the factory's death; with one, the guard starts programs in those below."""
     _known: set[tuple[int, int]] = Factory(set)
     _popen: subprocess.Popen[bytes] | None = None
     _pipe: int = -1
     _pidfd: int = -1
+    _orders: socket.socket | None = None
+    """Where it takes orders to start something; None where it does not."""
 
     @property
     def mark(self) -> str:
@@ -51,17 +55,21 @@ class Guard:
         """Start it, or start another one, and tell it what it must know. OSError when it cannot be started.
 
         It takes a session of its own, so that no signal to our group reaches it, and of our descriptors nothing but
-        the pipe. Returns in about 2 ms; the guard listens 15 ms later, and what it is told meanwhile waits for it.
+        the pipe and the socket for orders. Returns in about 2 ms; the guard listens 15 ms later, and what it is told
+        meanwhile waits for it.
         """
         marks = f"{self.outer_mark}:{self.mark}" if self.outer_mark else self.mark
         env = {MARK: marks} | {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
         cgroup = (str(self.cgroup),) if self.cgroup else ()
         reading, self._pipe = os.pipe()
+        taking: socket.socket | None = None
         try:
+            if self.cgroup is not None:
+                taking, self._orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self._popen = subprocess.Popen(
                 (sys.executable, "-I", "-S", guard_program.__file__, self.instance, str(os.getpid()), *cgroup),
                 stdin=reading,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if taking is None else taking.fileno(),
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 env=env,
@@ -72,6 +80,8 @@ class Guard:
             raise
         finally:
             os.close(reading)
+            if taking is not None:
+                taking.close()
         self._pidfd = os.pidfd_open(self._popen.pid)
         os.set_blocking(self._pipe, False)
         for pid, start in self._known:
@@ -81,6 +91,18 @@ class Guard:
         """It must end this process, and what belongs to it, if we die. No checkpoint."""
         self._known.add((pid, start))
         self._tell(f"+{pid} {start}\n")
+
+    def starter(self) -> Starter | None:
+        """A way to start programs in cgroups; None where that is not to be had, or there is no guard just now."""
+        if self._orders is None:
+            return None
+        with contextlib.suppress(OSError), contextlib.ExitStack() as undo:  # else no descriptors are left
+            orders = undo.enter_context(self._orders.dup())
+            orders.settimeout(ANSWER_SECS)
+            starter = Starter(orders, os.dup(self._pidfd))
+            undo.pop_all()
+            return starter
+        return None
 
     def discard(self, pid: int, start: int) -> None:
         """It need not care for this process any more."""
@@ -110,8 +132,10 @@ class Guard:
         for descriptor in (self._pipe, self._pidfd):
             if descriptor >= 0:
                 os.close(descriptor)
+        if self._orders is not None:
+            self._orders.close()
         self._pipe = self._pidfd = -1
-        self._popen = None
+        self._popen = self._orders = None
 
     def close(self) -> None:
         """Send it home and wait for it. If processes are still known, it is left to end those, and itself."""
@@ -122,8 +146,9 @@ class Guard:
             popen.returncode = 0  # it is no longer ours to wait for
         else:
             self._tell("quit\n")
-            with contextlib.suppress(InterruptedError):
-                select.select([self._pidfd], [], [], QUIT_SECS)
+            poll = select.poll()  # select bears no descriptor over 1023
+            poll.register(self._pidfd, select.POLLIN)
+            poll.poll(QUIT_SECS * 1000)
             popen.kill()
             popen.wait()
         self._let_go()

@@ -1,6 +1,8 @@
 """The guard: a small process that outlives a factory which was killed, and ends what that left.
 
-    python -I -S guard_program.py INSTANCE FACTORY_PID [CGROUP]      (stdin: the read end of the death pipe)
+    python -I -S guard_program.py INSTANCE FACTORY_PID [CGROUP]
+
+stdin is the read end of the death pipe and, where there is a cgroup, stdout a socket that orders come from.
 
 A program of its own, on the standard library alone: it must be up in a moment, cost little while it waits, and work
 when everything else is broken. It is told by the factory, a line each:
@@ -12,6 +14,9 @@ when everything else is broken. It is told by the factory, a line each:
 When the pipe closes or the factory has gone without `quit`, it kills the factory's cgroup and whoever carries the
 instance's mark, is known by pid and start time, shares a session with a member, or descends from one, until two looks
 in a row find nobody; then it ends itself.
+
+Having a single thread, it can do one thing that the factory cannot: clone a process into a cgroup. So where there are
+cgroups it starts the factory's programs, as children of the factory (`birth` has the reasons, and the other side).
 """
 
 from __future__ import annotations
@@ -22,14 +27,20 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 MARK = b"DARKFACTORY_RUN="
+ORDERS = 1
+"""The descriptor that orders come from."""
 GUARD = b"guard"
 """Stands for the run id in the marks of guards themselves."""
 LIMIT_SECS = 30.0
 """What could not be ended by then hangs in the kernel."""
 _PAUSE_MS = 10
+_CLONE3 = 435
+"""The number of the system call, the same on all architectures that came after it, and on those that matter."""
+_CLONE_INTO_CGROUP = 0x2_0000_0000
+_CLONE_PARENT = 0x8000
 
 Known = dict[int, int]
 """Start time by pid."""
@@ -37,17 +48,31 @@ Known = dict[int, int]
 
 def main(instance: str, factory: str, cgroup: str = "") -> None:
     """Wait for the factory's end; then do what it can no longer do."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    bear_signals()
     known: Known = {}
-    if not listen(0, int(factory), known):
+    if not listen(0, int(factory), known, starter() if cgroup else None):
         end(f"{instance}/".encode(), known, cgroup)
 
 
-def listen(pipe: int, factory: int, known: Known) -> bool:
-    """Take messages until the factory is gone; whether it said goodbye."""
+def bear_signals() -> None:
+    """Do nothing at any of them, and have what we start do with them what it likes.
+
+    Ignored and blocked ones would be so for a program, too; those that something is done at, though it be nothing, are
+    reset by the kernel.
+    """
+    inherited = (number for number in range(1, signal.NSIG) if signal.getsignal(number) is signal.SIG_IGN)
+    meant = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+    for number in (*inherited, *meant):
+        signal.signal(number, lambda _number, _frame: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def listen(pipe: int, factory: int, known: Known, obey: Callable[[], None] | None) -> bool:
+    """Take messages, and orders, until the factory is gone; whether it said goodbye."""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
+    if obey is not None:
+        poll.register(ORDERS, select.POLLIN)
     # Besides the pipe, whose other end a fork of the factory may hold open.
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(factory)
@@ -57,8 +82,11 @@ def listen(pipe: int, factory: int, known: Known) -> bool:
     rest = b""
     gone = os.getppid() != factory
     while True:
+        ordered = False
         if not gone:
-            gone = any(descriptor != pipe for descriptor, _ in poll.poll())
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            ordered = ORDERS in ready
+            gone = not ready <= {pipe, ORDERS}
         while True:
             try:
                 data = os.read(pipe, 65536)
@@ -77,6 +105,69 @@ def listen(pipe: int, factory: int, known: Known) -> bool:
                     del known[pid]
         if gone:
             return False
+        if ordered and obey is not None:
+            obey()
+
+
+def starter() -> Callable[[], None]:
+    """What takes one order and carries it out; it answers with +PID, or -ERRNO for a clone that was refused.
+
+    The program's process adds !ERRNO if it cannot be executed; and when all ends of the answer's pipe are closed, it
+    was told everything.
+    """
+    from _socket import CMSG_LEN, MSG_CMSG_CLOEXEC, socket  # what is around it takes 0.3 MiB
+    from ctypes import PyDLL, c_int, c_long, c_uint64, get_errno, sizeof
+
+    orders = socket(fileno=ORDERS)
+    # PyDLL: the interpreter goes on in the child as if nothing had been, which with one thread is as it must be
+    syscall = PyDLL(None, use_errno=True).syscall
+    syscall.restype = c_long
+
+    def obey() -> None:
+        descriptors: list[int] = []
+        try:
+            _, ancillary, _, _ = orders.recvmsg(16, CMSG_LEN(6 * sizeof(c_int)), MSG_CMSG_CLOEXEC)
+            descriptors = [number for _, _, data in ancillary for number in memoryview(data).cast("i")]
+            answering, order, cgroup, *streams = descriptors
+            command, env, cwd = decoded(os.pread(order, os.fstat(order).st_size, 0))
+            # flags, pidfd, child_tid, parent_tid, exit_signal, stack, its size, tls, set_tid, its size, cgroup
+            wanted = (c_uint64 * 11)(_CLONE_INTO_CGROUP | _CLONE_PARENT, *[0] * 9, cgroup)
+            pid = syscall(_CLONE3, wanted, sizeof(wanted))
+            if pid == 0:
+                become(command, env, cwd, streams, answering)
+            os.write(answering, b"+%d " % pid if pid > 0 else b"-%d " % get_errno())
+        except (OSError, ValueError):
+            pass  # no descriptors are left for the order, or nobody waits for the answer: the end of the pipe tells
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    return obey
+
+
+def decoded(order: bytes) -> tuple[list[bytes], dict[bytes, bytes], bytes]:
+    """Command, environment and directory of an order: the directory, the command's length, the command, NAME=VALUE."""
+    cwd, length, *words = order.split(b"\0")
+    command, variables = words[: int(length)], words[int(length) :]
+    return command, dict(variable.split(b"=", 1) for variable in variables), cwd
+
+
+def become(command: list[bytes], env: dict[bytes, bytes], cwd: bytes, streams: list[int], answering: int) -> None:
+    """In the new process: become the program, or end; never returns.
+
+    What is open closes itself then, but for the three streams.
+    The less it does the better: each page that it touches is copied first.
+    """
+    try:
+        os.setsid()
+        for standard, stream in enumerate(streams):
+            os.dup2(stream, standard)
+        os.chdir(cwd)
+        os.execve(command[0], command, env)
+    except OSError as error:
+        os.write(answering, b"!%d " % (error.errno or 0))
+    finally:
+        os._exit(127)
 
 
 def end(mark: bytes, known: Known, cgroup: str) -> None:

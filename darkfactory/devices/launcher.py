@@ -25,6 +25,7 @@ import trio
 from attrs import Factory, define, frozen
 
 from darkfactory.devices import containment, threads
+from darkfactory.devices.birth import Starter, Unborn
 from darkfactory.devices.capture import Followed, Follower
 from darkfactory.devices.cgroup import Cgroup, Cgroups
 from darkfactory.devices.guard import Guard
@@ -70,6 +71,8 @@ class RealLauncher:
     """Its own: other work in threads must not hold up a start."""
     _orphans: dict[int, int] = Factory(dict)
     """Those that the guard knows: start time by pid."""
+    _unreaped: list[containment.Kin] = Factory(list)
+    """The runs that are over and whose leaders live on."""
 
     def __attrs_post_init__(self) -> None:
         for pid in containment.own_children() if self.adopts else ():  # of whoever we were before the last exec
@@ -161,26 +164,40 @@ class RealLauncher:
         """
         mark = f"{self.instance}/{spec.run_id}"
         marks = f"{self.outer_mark}:{mark}" if self.outer_mark else mark
+        starter = self.guard.starter() if self.guard is not None else None
         try:
             with self._table.starting():
                 started = await trio.to_thread.run_sync(
-                    _start, spec, marks, self.cgroups, self.open_files, limiter=self._starts
+                    _start, spec, marks, self.cgroups, starter, self.open_files, limiter=self._starts
                 )
-                kin = containment.Kin.of_leader(mark, started.popen.pid, started.start)
+                kin = containment.Kin.of_leader(mark, started.pid, started.start)
                 self._table.add(kin)
         except RuntimeError as error:
             if not threads.none_left(error):
                 raise
             raise SpawnFailed("eagain", "the system has no thread left to start it from") from error
+        finally:
+            if starter is not None:
+                starter.close()
         if self.guard is not None:
-            self.guard.add(started.popen.pid, started.start)
+            self.guard.add(started.pid, started.start)
         followed = self._follower.follow(started.files, sink, spec.max_output_bytes)
-        return RealProcess(started, self._table, kin, followed, self._forget)
+        return RealProcess(started, self._table, kin, followed, self._reap)
 
-    def _forget(self, kin: containment.Kin) -> None:
-        self._table.discard(kin)
-        if self.guard is not None and kin.leader is not None:
-            self.guard.discard(kin.leader, kin.start)
+    def _reap(self, kin: containment.Kin) -> None:
+        """Reap a run's leader, and forget the run.
+
+        One that could not be killed stays known, and then is the guard's if we die; at every other one's end there is
+        another look at it.
+        """
+        self._unreaped.append(kin)
+        for each in self._unreaped[:]:
+            assert each.leader is not None
+            if _reap(each.leader):
+                self._unreaped.remove(each)
+                self._table.discard(each)
+                if self.guard is not None:
+                    self.guard.discard(each.leader, each.start)
 
     async def sweep_leftovers(self) -> tuple[str, ...]:
         """End what carries a mark of this instance, "PID NAME" of each; only for when none of our runs is alive.
@@ -205,7 +222,8 @@ class RealLauncher:
 
 @frozen
 class _Started:
-    popen: subprocess.Popen[bytes]
+    pid: int
+    """A child of ours, which nobody else reaps."""
     pidfd: int
     start: int
     """Its `containment.start_time`."""
@@ -222,7 +240,7 @@ class RealProcess:
     _table: containment.ProcessTable
     _kin: containment.Kin
     _followed: Followed
-    _forget: Callable[[containment.Kin], None]
+    _reap: Callable[[containment.Kin], None]
     _waiting: trio.Lock = Factory(trio.Lock)
     """Trio lets one task wait for a descriptor; the others wait for that task."""
     _code: int | None = None
@@ -231,7 +249,7 @@ class RealProcess:
     @property
     def pid(self) -> int:
         """The leader's."""
-        return self._started.popen.pid
+        return self._started.pid
 
     async def wait(self) -> int:
         """Wait for the leader's exit without reaping it; its exit code, or minus the signal's number.
@@ -310,10 +328,7 @@ class RealProcess:
                 self._code = self._exit_code()
             trio.lowlevel.notify_closing(self._started.pidfd)
             os.close(self._started.pidfd)
-            # If the sweep could not kill it, this reaps nothing; subprocess will, when it starts another one day.
-            # Until we die it stays known, and then it is the guard's.
-            if self._started.popen.poll() is not None:
-                self._forget(self._kin)
+            self._reap(self._kin)
             if self._started.cgroup is not None:
                 self._started.cgroup.remove()
 
@@ -330,11 +345,15 @@ async def _empty(cgroup: Cgroup) -> tuple[str, ...]:
     return tuple(map(str, left))
 
 
-def _start(spec: LaunchSpec, marks: str, cgroups: Cgroups | None, open_files: int | None) -> _Started:
+def _start(
+    spec: LaunchSpec, marks: str, cgroups: Cgroups | None, starter: Starter | None, open_files: int | None
+) -> _Started:
     """Start it, in a thread. SpawnFailed leaves no process, file or descriptor, and tells no environment value."""
     try:
         with contextlib.ExitStack() as always, contextlib.ExitStack() as undo:
-            command = _command(spec)
+            if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+                raise SpawnFailed("sigchld_ignored", "exit statuses would be lost: set SIGCHLD to its default first")
+            command = (_program(spec), *spec.argv[1:])
             stdin = os.open(spec.stdin or os.devnull, os.O_RDONLY)
             always.callback(os.close, stdin)
             written, followed = {}, {}
@@ -344,33 +363,30 @@ def _start(spec: LaunchSpec, marks: str, cgroups: Cgroups | None, open_files: in
                 undo.callback(path.unlink)
                 followed[stream] = os.open(path, os.O_RDONLY)
                 undo.callback(os.close, followed[stream])
+            streams = (stdin, written[Stream.STDOUT], written[Stream.STDERR])
             env = {**spec.env, containment.MARK: marks}
-            cgroup, joining = None, None
+            cgroup, pid = None, None
             if cgroups is not None:
                 cgroup = cgroups.make(spec.run_id, spec.max_memory_bytes)
                 undo.callback(cgroup.remove)
-                joining = cgroup.wrapped(command, env)
-            popen = subprocess.Popen(
-                joining or command,
-                stdin=stdin,
-                stdout=written[Stream.STDOUT],
-                stderr=written[Stream.STDERR],
-                cwd=spec.cwd,
-                env=env,
-                start_new_session=True,
-            )
-            undo.callback(_abandon, popen)
-            if cgroup is not None and joining is None:
-                cgroup.add(popen.pid)
+                if starter is not None:
+                    try:
+                        pid = starter.start(command, env, spec.cwd, streams, cgroup.path)
+                    except Unborn:
+                        _abort(cgroup)
+                        cgroups.make(spec.run_id, spec.max_memory_bytes)
+            if pid is None:
+                pid = _spawned(command, env, spec.cwd, streams, cgroup)
+            undo.callback(_abandon, pid)
             if spec.max_memory_bytes is not None:
-                _limit_memory(popen.pid, spec.max_memory_bytes)
+                _limit_memory(pid, spec.max_memory_bytes)
             if spec.nice:
-                _be_nice(popen.pid, spec.nice)
+                _be_nice(pid, spec.nice)
             if open_files is not None:
-                _limit_open_files(popen.pid, open_files)
-            pidfd = os.pidfd_open(popen.pid)
+                _limit_open_files(pid, open_files)
+            pidfd = os.pidfd_open(pid)
             undo.callback(os.close, pidfd)
-            started = _Started(popen, pidfd, containment.start_time(popen.pid), followed, cgroup)
+            started = _Started(pid, pidfd, containment.start_time(pid), followed, cgroup)
             undo.pop_all()
             return started
     except OSError as error:
@@ -381,16 +397,43 @@ def _start(spec: LaunchSpec, marks: str, cgroups: Cgroups | None, open_files: in
         raise SpawnFailed("invalid_argument", "a NUL byte in the command line or the environment") from None
 
 
-def _command(spec: LaunchSpec) -> tuple[str, ...]:
-    """The command line with its program resolved, and a way past what we would bequeath.
+def _spawned(
+    command: tuple[str, ...], env: dict[str, str], cwd: Path, streams: tuple[int, int, int], cgroup: Cgroup | None
+) -> int:
+    """Start a program without the guard's help, and have it join its cgroup; its pid."""
+    command = _with_fit_signals(command)
+    joining = cgroup.wrapped(command, env) if cgroup is not None else None
+    stdin, stdout, stderr = streams
+    popen = subprocess.Popen(
+        joining or command, stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env, start_new_session=True
+    )
+    popen.returncode = 0  # it is not subprocess that waits for it
+    if cgroup is not None and joining is None:
+        try:
+            cgroup.add(popen.pid)
+        except OSError:
+            _abandon(popen.pid)
+            raise
+    return popen.pid
+
+
+def _abort(cgroup: Cgroup) -> None:
+    """End what was born in a cgroup unheard of, a child of ours, and give it back; nothing is born there any more."""
+    born = cgroup.pids()
+    cgroup.kill()
+    for pid in born:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+    cgroup.remove()
+
+
+def _with_fit_signals(command: tuple[str, ...]) -> tuple[str, ...]:
+    """The command line with a way past what we would bequeath.
 
     Ignored and blocked signals survive exec, and subprocess resets only the two that Python itself ignores: a factory
     under nohup would start agents deaf to SIGHUP. A preexec_fn would force a real fork, so `env` (coreutils 8.31) does
     it, where it must be done. There, a program that the kernel will not run is an exit 126 or 127 and no SpawnFailed.
     """
-    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
-        raise SpawnFailed("sigchld_ignored", "exit statuses would be lost: set SIGCHLD to its default first")
-    command = (_program(spec), *spec.argv[1:])
     unfit = _unfit_signals()
     if not unfit:
         return command
@@ -466,7 +509,15 @@ def _limit_open_files(pid: int, number: int) -> None:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (number, hard))
 
 
-def _abandon(popen: subprocess.Popen[bytes]) -> None:
+def _abandon(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(popen.pid, signal.SIGKILL)
-    popen.wait()
+        os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _reap(pid: int) -> bool:
+    """Reap a child; whether it is gone."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:  # somebody else has
+        return True

@@ -150,15 +150,16 @@ class _LiveRun:
 
     async def live(self) -> None:
         order, place = self.handle.order, self.place
-        await place.machine.journal.wait_durable(self.handle.journalled)
-        self.refused = place.obstacle(order.run_id)
-        if self.refused is not None:
-            return
         try:
-            self.process = await place.machine.launcher.launch(self._spec(), self.intake)
+            spec = self._spec()  # while the journal syncs
+            await place.machine.journal.wait_durable(self.handle.journalled)
+            self.refused = place.obstacle(order.run_id)
+            if self.refused is not None:
+                return
+            self.process = await place.machine.launcher.launch(spec, self.intake)
         except SpawnFailed as failure:
             self.failure = failure
-            return
+            return  # noqa: ASYNC910 - the clean-up is one
         await place.sender.send(RunStarted(place.sender.now(), order.run_id, self.process.pid))
         with (
             place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes),
@@ -222,9 +223,9 @@ class _LiveRun:
         """Judge, and tell the supervisor."""
         verdict = await self._blame_the_disk(self._judge())
         now = self.place.sender.now()
+        self._remember_session()
         if self.process is not None:
             self._summarise(now, verdict)
-        self._remember_session()
         tally = self.intake.tally
         event = RunEnded(
             now, self.handle.order.run_id, verdict, self.exit_code, self.unreaped, tally.totals, tally.spent

@@ -12,6 +12,7 @@ import trio
 
 from darkfactory.devices import cgroup
 from darkfactory.devices.cgroup import Cgroups, NoCgroup, own_directory
+from darkfactory.devices.guard import Guard
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.errors import SpawnFailed
 
@@ -114,13 +115,20 @@ def cgroups() -> Iterator[Cgroups]:
     assert not opened.path.exists()
 
 
-@pytest.fixture
-async def bench(cgroups: Cgroups, tmp_path: Path) -> AsyncIterator[Bench]:
-    launcher = RealLauncher(uuid.uuid4().hex, outer_mark=os.environ["DARKFACTORY_RUN"], cgroups=cgroups)
+@pytest.fixture(params=["born", "joined"])
+async def bench(cgroups: Cgroups, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    """With a guard, whose children are born in their cgroups, and without one, where they join them."""
+    instance, outer = uuid.uuid4().hex, os.environ["DARKFACTORY_RUN"]
+    guard = Guard(instance, outer, cgroups.path) if request.param == "born" else None
+    if guard is not None:
+        guard.start()
+    launcher = RealLauncher(instance, outer, cgroups=cgroups, guard=guard)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(launcher.serve)
         yield Bench(launcher, tmp_path)
         nursery.cancel_scope.cancel()
+    if guard is not None:
+        guard.close()
 
 
 async def test_what_forks_at_once_and_hides_is_in_the_cgroup_all_the_same(bench, cgroups):

@@ -207,10 +207,11 @@ def test_bad_usage_exits_2_without_a_traceback(words: tuple[str, ...]) -> None:
 
 
 def test_a_held_group_stays_down_until_resume_brings_it_back_in_order(tmp_path: Path) -> None:
-    """The second agent fails until there is a file; the first is restarted with it."""
+    """The second agent fails, once the first is up, until there is a file; the first is restarted with it."""
     group = '[layers.Safety]\nstrategy = "one_for_all"\nmax_restarts = 0\n'
-    second = '[[agents]]\nname = "second"\nlayer = "Safety"\ncli_tool = "bash"\ntask = "test -e mended && sleep 1000"\n'
-    file = write(tmp_path, "echo ready; sleep 1000", group + second)
+    task = "until test -e up; do sleep 0.01; done; test -e mended && sleep 1000"
+    second = f'[[agents]]\nname = "second"\nlayer = "Safety"\ncli_tool = "bash"\ntask = "{task}"\n'
+    file = write(tmp_path, "echo ready; touch up; sleep 1000", group + second)
     with running(file) as process:
         until(lambda: len(journal(file, "run_ended")) == 2, process)
         process.send_signal(signal.SIGTERM)

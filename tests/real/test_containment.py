@@ -243,7 +243,17 @@ async def test_where_we_are_a_subreaper_the_orphans_are_reaped(spawn):
         libc.prctl(set_child_subreaper, 0)
 
 
-async def test_a_scan_is_shared_by_all_who_asked_before_it_began(monkeypatch):
+async def test_a_scan_in_the_loop_is_shared_by_all_who_asked_before_it_began(monkeypatch):
+    scans: list[int] = []
+    monkeypatch.setattr(containment, "scan", lambda known: scans.append(len(scans)) or Snapshot.of((), 1))
+    processes = ProcessTable()
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(processes.snapshot)
+    assert scans == [0]
+
+
+async def test_a_scan_in_a_thread_is_shared_by_all_who_asked_before_it_began(monkeypatch):
     readable, writable = os.pipe()
     scans = 0
 
@@ -255,7 +265,7 @@ async def test_a_scan_is_shared_by_all_who_asked_before_it_began(monkeypatch):
         return number
 
     monkeypatch.setattr(containment, "scan", scan)
-    processes, got = ProcessTable(), []
+    processes, got = ProcessTable(scan_secs=1.0), []
 
     async def ask() -> None:
         got.append(await processes.snapshot())

@@ -38,14 +38,14 @@ def guard(instance: str) -> Iterator[Guard]:
     """One that is up; ended at the end."""
     guard = Guard(instance, os.environ[OUTER])
     guard.start()
-    wait_for(lambda: ignores(guard.pid, signal.SIGUSR2))
+    wait_for(lambda: bears(guard.pid, signal.SIGUSR2))
     yield guard
     guard._known.clear()
     guard.close()
 
 
-def ignores(pid: int, number: signal.Signals) -> bool:
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn")]
+def bears(pid: int, number: signal.Signals) -> bool:
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt")]
     return bool(int(line.split()[1], 16) & 1 << (number - 1))
 
 
@@ -93,7 +93,7 @@ def test_it_holds_nothing_of_ours_but_the_pipe(instance: str):
     guard = Guard(instance, os.environ[OUTER])
     guard.start()
     try:
-        wait_for(lambda: ignores(guard.pid, signal.SIGUSR2))
+        wait_for(lambda: bears(guard.pid, signal.SIGUSR2))
         held = {int(fd.name): str(fd.readlink()) for fd in Path(f"/proc/{guard.pid}/fd").iterdir()}
         assert held.pop(0).startswith("pipe:")
         assert held.pop(1) == held.pop(2) == "/dev/null"
@@ -118,7 +118,7 @@ def test_at_an_orderly_end_it_goes_home_and_touches_nobody(guard: Guard, instanc
 
 def test_after_a_death_it_ends_the_marked_the_known_and_their_kin_and_nobody_else(guard: Guard, instance: str, sleeper):
     marked = sleeper(f":{instance}/run")
-    known = sleeper("", "sh", "-c", "sleep 1000 & wait")
+    known = sleeper("", "sh", "-c", "sleep 1000 & wait; kill -9 $$")
     strangers = [sleeper(), sleeper(f":{uuid.uuid4().hex}/run"), sleeper(f":{instance}x/run")]
     wait_for(lambda: len(containment.scan().children.get(known.pid, ())) == 1)
     (child,) = containment.scan().children[known.pid]

@@ -24,6 +24,7 @@ import trio
 
 from darkfactory import AgentDefinition, AgentLayer, LayerConfig, OrchestratorConfig, ToolConfig, open_factory
 from darkfactory.devices import capture, containment, disk, launcher, runstore
+from darkfactory.devices.birth import Unborn
 from darkfactory.devices.containment import Kin, ProcessTable
 from darkfactory.devices.statedir import StateDir
 from darkfactory.errors import StateDirError
@@ -154,11 +155,15 @@ async def test_a_system_that_has_nothing_left_to_start_from_is_backed_off_from(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
+    def refuse_clone(*_: object) -> int:
+        raise Unborn(os.strerror(number))
+
     fleet = one_agent(tmp_path, tool="bash", task="true")
     with trio.fail_after(20):
         async with open_factory(fleet) as factory:
             with monkeypatch.context() as patched:
                 patched.setattr(launcher.subprocess, "Popen", refuse)
+                patched.setattr(launcher.Starter, "start", refuse_clone)
                 await factory.start("agent")
                 await factory.wait_statuses(lambda statuses: not statuses[0].running)
     line = ended(fleet)
