@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from math import inf
 from typing import Final
 
 from attrs import asdict, evolve
@@ -310,7 +311,7 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
     if after.counts:
         bad_ends += (event.when.at,)
     waits = agent.waits + 1 if verdict.reason in (Reason.THROTTLED, Reason.BUDGET) else 0
-    draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits)
+    draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits, wake_at=inf)  # the gate wakes for what waits
     draft.actions.append(correction.judged(run.agent, verdict.reason))
     draft.gate_moved = True
     if after.counts and restart.exceeds_intensity(bad_ends, layer):
