@@ -1,7 +1,8 @@
 """How long does a simulated week take, and how does that grow with weeks and with agents?
 
-The fleet has, of twenty agents: four always on, which work an hour and rest a minute; twelve by cron, from every half
-hour to every night; four on demand, asked every two hours. Every run prints six times; one in ten fails.
+The fleet has, of twenty agents: four always on, which print for some minutes, fall silent, and are stopped when their
+stall limit has come; twelve by cron, from every half hour to every night; four on demand, asked every two hours. Every
+run prints six times; of those that are not stopped one in ten fails.
 
     python benchmarks/week.py [WEEKS AGENTS]
 """

@@ -34,11 +34,12 @@ MORE: Final = "more"
 Line = Mapping[str, Any]
 
 _NAME = re.compile(r"\d{8}\.jsonl")
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def encode(line: Line) -> bytes:
     """One line of the file: compact, ASCII, keys in the order given."""
-    return json.dumps(line, separators=(",", ":")).encode() + b"\n"
+    return _ENCODER.encode(line).encode() + b"\n"
 
 
 def encode_together(lines: Iterable[Line]) -> list[bytes]:

@@ -165,7 +165,8 @@ class Regroup:
 class State:
     """The whole factory, as the supervisor sees it. The collections are never changed in place."""
 
-    config: OrchestratorConfig
+    config: OrchestratorConfig = field(eq=False)
+    """What was given, and stays: no part of the comparison, which is made after every event."""
     agents: Mapping[str, AgentState]
     """In the order of the fleet file."""
     runs: Mapping[str, str] = field(factory=dict)

@@ -384,7 +384,8 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
     runs_on = agent.runs_on
     if runs_on is not None and restart.turned_away(verdict.reason, verdict.error_class):
         runs_on = one_run_less(runs_on)
-    draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits, runs_on=runs_on)
+    # the gate wakes for what waits
+    draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits, runs_on=runs_on, wake_at=inf)
     draft.actions.append(correction.judged(run.agent, verdict.reason))
     draft.gate_moved = True
     if after.counts and restart.exceeds_intensity(bad_ends, layer):

@@ -74,6 +74,7 @@ class Draft:
 
     def done(self) -> tuple[State, tuple[Action, ...]]:
         """The state that was made, and what is to be done."""
+        self._drop_stale_wakes()
         state = State(
             config=self.config,
             agents=self.agents,
@@ -121,18 +122,34 @@ class Draft:
         return [run for run in runs if run is not None]
 
     def wake(self, name: str, at: float) -> None:
-        """Have the agent looked at again at `at`, unless it will be sooner.
-
-        An entry that turns out too early costs one look and is renewed; so output, which moves a run's deadline on
-        with every line, does not touch the heap.
-        """
+        """Have the agent looked at again at `at`, unless it will be sooner."""
         if at < self.agents[name].wake_at:
             self.agents[name] = evolve(self.agents[name], wake_at=at)
             heapq.heappush(self.wakes, (at, name))
+
+    def wake_at_limit(self, name: str, at: float) -> None:
+        """Have the agent looked at again when its run comes to its next limit.
+
+        Output moves that limit on with every line, and an entry that turns out too early costs no more than a look; so
+        the entry stays until less than half of the time is left on it. Then it gives way, unless it may be there for a
+        request that waits: an agent that goes on talking is never looked at for nothing.
+        """
+        now = self.when.at
+        hurried = self.agents[name].wake_at - now < (at - now) / 2
+        if hurried and not any((name, cause) in self.queue for cause in Cause):
+            self.agents[name] = evolve(self.agents[name], wake_at=inf)
+        self.wake(name, at)
 
     def take_wakes(self, until: float) -> None:
         """Touch every agent whose entry has come."""
         while self.wakes and self.wakes[0][0] <= until:
             at, name = heapq.heappop(self.wakes)
-            if at == self.agents[name].wake_at:  # else an earlier entry has been pushed meanwhile
+            if at == self.agents[name].wake_at:  # else it has given way to another one
                 self.change(name, wake_at=inf)
+
+    def _drop_stale_wakes(self) -> None:
+        """Nobody shall wake for an entry that has given way, nor shall they become many."""
+        if len(self.wakes) > 2 * len(self.agents):
+            self.wakes = sorted((agent.wake_at, name) for name, agent in self.agents.items() if agent.wake_at < inf)
+        while self.wakes and self.wakes[0][0] != self.agents[self.wakes[0][1]].wake_at:
+            heapq.heappop(self.wakes)

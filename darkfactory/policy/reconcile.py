@@ -50,7 +50,7 @@ def _reconcile_agent(draft: Draft, name: str) -> None:
         if limit.at <= draft.when.at + admission.EARLY_SECS:
             stop_run(draft, agent.run, limit.reason, limit.detail, lingered=limit.lingered)
         else:
-            draft.wake(name, limit.at)
+            draft.wake_at_limit(name, limit.at)
     elif agent.definition.layer is AgentLayer.SAFETY and draft.stopping is None:
         draft.queue.setdefault((name, Cause.ALWAYS_ON), Request(name, Cause.ALWAYS_ON, wanted_at=draft.when.utc))
         draft.gate_moved = True

@@ -216,6 +216,28 @@ def test_output_does_not_fill_the_heap_of_deadlines() -> None:
     assert len(world.state.wakes) == 1
 
 
+def test_nobody_wakes_for_an_agent_that_goes_on_talking() -> None:
+    world = World.begun(agent("announcing", SAFETY, start_timeout_secs=120.0, stall_timeout_secs=900.0))
+    for number in range(100):
+        world.says("announcing", 100.0 * number)
+        assert world.state.wakes[0][0] > 100.0 * (number + 1)
+    assert stopped(world, "announcing") == (9900 + 900, Reason.STALLED)
+
+
+def test_nobody_wakes_for_a_run_that_has_ended() -> None:
+    world = begin(stall_timeout_secs=900.0)
+    world.ends("it", Reason.SUCCEEDED, 60)
+    assert not world.state.wakes
+
+
+def test_restarts_do_not_fill_the_heap_of_deadlines() -> None:
+    world = begin(stall_timeout_secs=900.0)
+    for number in range(100):
+        world.ends("it", Reason.SUCCEEDED, 20 + number)
+        world.asks("it", 20 + number)
+        assert len(world.state.wakes) <= 3
+
+
 def test_many_runs_are_stopped_each_at_its_own_second() -> None:
     names = [f"agent{number}" for number in range(9)]
     world = World.begun(*(agent(name, GROWTH, timeout_secs=100.0 + 7 * int(name[-1])) for name in names))
