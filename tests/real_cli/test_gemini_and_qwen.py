@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import pytest
-import trio
 
 from darkfactory import Permissions
 
 from .conftest import Stage, only
-from .model_server import Refuse, Say, Shell, model_server
-from .test_runs import ASLEEP, SUCCESS, started
+from .model_server import Refuse, Say, Shell
+from .test_runs import SUCCESS
 
 BOTH = only("gemini", "qwen")
 
@@ -109,21 +107,3 @@ async def test_a_session_that_does_not_exist_is_a_failure(stage: Stage, cli):
     ended = await stage.run(cli, Say(), resume="01a20799-f09e-4561-a62f-935552842240")
     assert ended.outcome == ("failed", "config"), ended.told()
     assert ended.server.requests == []
-
-
-@BOTH
-async def test_nothing_is_left_of_an_agent_that_is_stopped_while_a_tool_of_it_runs(stage: Stage, cli):
-    pids = stage.work / "pids"
-    command = f"({ASLEEP} & echo $!; setsid {ASLEEP} & echo $!; echo $$) > {shlex.quote(str(pids))}; {ASLEEP}"
-    async with (
-        model_server(Shell(command), Say()) as server,
-        stage.factory(stage.agent(cli, server, grace_secs=1)) as (factory, directory),
-    ):
-        while not (pids.exists() and pids.read_text().count("\n") == 3):  # noqa: ASYNC110 - a file has no event
-            await trio.sleep(0.05)
-        alive = {pid: started(pid) for pid in pids.read_text().split()}
-        assert None not in alive.values()
-        await factory.hold("agent")
-        await factory.wait_statuses(lambda agents: not agents[0].running)
-        assert [pid for pid, at in alive.items() if started(pid) == at] == []
-    assert stage.ended(directory, server).record["reason"] == "cancelled"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-
 import pytest
-import trio
 
 from darkfactory import Permissions
 
 from .conftest import Stage, only
-from .model_server import Call, Hang, Refuse, Say, Shell, model_server
-from .test_runs import ASLEEP, SUCCESS, started
+from .model_server import Call, Hang, Refuse, Say, Shell
+from .test_runs import SUCCESS
 
 PROGRAMS = ("opencode", "pi")
 ASIDES = {"opencode": 1}
@@ -115,21 +112,3 @@ async def test_a_session_goes_on_where_it_was(stage: Stage, cli):
     assert request["model"] == "some-model"
     assert second.record["session"] == first.record["session"]
     assert second.record["input_tokens"] == 1000
-
-
-@only(*PROGRAMS)
-async def test_nothing_is_left_of_a_program_that_is_stopped_while_a_tool_of_it_runs(stage: Stage, cli):
-    pids = stage.work / "pids"
-    command = f"({ASLEEP} & echo $!; setsid {ASLEEP} & echo $!; echo $$) > {shlex.quote(str(pids))}; {ASLEEP}"
-    async with (
-        model_server(Shell(command), Say()) as server,
-        stage.factory(stage.agent(cli, server, grace_secs=1)) as (factory, directory),
-    ):
-        while not (pids.exists() and pids.read_text().count("\n") == 3):  # noqa: ASYNC110 - a file has no event
-            await trio.sleep(0.05)
-        alive = {pid: started(pid) for pid in pids.read_text().split()}
-        assert None not in alive.values()
-        await factory.hold("agent")
-        await factory.wait_statuses(lambda agents: not agents[0].running)
-        assert [pid for pid, at in alive.items() if started(pid) == at] == []
-    assert stage.ended(directory, server).record["reason"] == "cancelled"

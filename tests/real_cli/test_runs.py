@@ -1,4 +1,4 @@
-"""What the factory makes of real runs of claude and codex."""
+"""What the factory makes of real runs of claude and codex; and what is left of any program that is stopped."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from . import clis
 from .conftest import Stage, only
 from .model_server import RESETS_AT, Hang, Refuse, Say, Shell, model_server
 
@@ -119,6 +120,7 @@ async def test_a_provider_that_never_answers_is_a_stall(stage: Stage, cli):
     assert len(ended.server.requests) == 1
 
 
+@only(*clis.PACKAGES)
 async def test_nothing_is_left_of_an_agent_that_is_stopped_while_a_tool_of_it_runs(stage: Stage, cli):
     pids = stage.work / "pids"
     command = f"({ASLEEP} & echo $!; setsid {ASLEEP} & echo $!; echo $$) > {shlex.quote(str(pids))}; {ASLEEP}"
