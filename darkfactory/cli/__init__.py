@@ -99,7 +99,10 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @main.command()
 @click.option(
-    "--tool", required=True, metavar="NAME", help="claude, codex, gemini, qwen, bash or demo, or the path of one."
+    "--tool",
+    required=True,
+    metavar="NAME",
+    help="claude, codex, gemini, opencode, pi, qwen, bash or demo, or the path of one.",
 )
 @click.option("--fleet", type=click.Path(path_type=Path), help="A fleet file, whose [tools] may be named too.")
 @click.option("--exit-code", type=int, required=True, help="Minus the signal's number where one ended it.")

@@ -26,6 +26,8 @@ from darkfactory.tools.login import login_of
 TOOL_MISSING = 4
 """Or logged out, or without the HOME that it keeps its files in."""
 FIRES_SHOWN = 3
+_FALLBACK = " (fallback)"
+"""Behind the name of an agent, as no name can have it."""
 _WIDE = 180
 """Columns where there is no terminal to ask."""
 
@@ -46,15 +48,18 @@ def check(config: OrchestratorConfig, *, strict: bool) -> int:
 
     Only with `strict` are logins looked for.
     """
-    seen = trio.run(_look, config) if strict else {agent.name: _glance(agent, config) for agent in config.agents}
+    agents = _with_fallbacks(config)
+    seen = trio.run(_look, agents, config) if strict else {agent.name: _glance(agent, config) for agent in agents}
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
     columns = ("agent", "layer", "tool", "program", *(("login",) if strict else ()), f"next {FIRES_SHOWN} starts")
     table = Table(*columns, box=None, pad_edge=False)
     now = SystemClock().utc()
-    for agent in config.agents:
+    for agent in agents:
         found = seen[agent.name]
         cells = (agent.cli_tool, found.program or "MISSING", *((found.login,) if strict else ()))
-        table.add_row(agent.name, agent.layer.value, *cells, _starts(agent, config, now))
+        falls_back = agent.name.endswith(_FALLBACK)
+        starts = "while its provider is blocked" if falls_back else _starts(agent, config, now)
+        table.add_row(agent.name, agent.layer.value, *cells, starts)
     console.print(table)
     for warning in (*warnings_of(config), *missing_paths(config)):
         click.echo(f"warning: {warning.render(str(config.source))}", err=True)
@@ -66,20 +71,31 @@ def check(config: OrchestratorConfig, *, strict: bool) -> int:
     return TOOL_MISSING if strict and any(found.faults for found in seen.values()) else 0
 
 
+def _with_fallbacks(config: OrchestratorConfig) -> list[AgentDefinition]:
+    """The agents; behind each that has a fallback, itself as it runs with that."""
+    found: list[AgentDefinition] = []
+    for agent in config.agents:
+        found.append(agent)
+        if agent.fallback is not None:
+            found.append(evolve(agent.fallen_back(), name=agent.name + _FALLBACK))
+    return found
+
+
 def _glance(agent: AgentDefinition, config: OrchestratorConfig) -> _Seen:
     """Whether its program is there."""
     tool = tool_for(agent, config.tools)
     program = locate(tool.program, environment(agent, tool, os.environ), config.working_dir)
-    missing = "its tool is missing; the fleet runs without this agent until it is installed"
+    without = "it does not fall back" if agent.name.endswith(_FALLBACK) else "the fleet runs without this agent"
+    missing = f"its tool is missing; {without} until it is installed"
     return _Seen(program, faults=(missing,) if program is None and agent.enabled else ())
 
 
-async def _look(config: OrchestratorConfig) -> dict[str, _Seen]:
-    """The whole of it, for all agents that are enabled."""
+async def _look(agents: list[AgentDefinition], config: OrchestratorConfig) -> dict[str, _Seen]:
+    """The whole of it, for all of them that are enabled."""
     logins = surroundings.Logins(os.environ, config.working_dir)
     seen: dict[str, _Seen] = {}
     await trio.lowlevel.checkpoint()
-    for agent in config.agents:
+    for agent in agents:
         seen[agent.name] = await _look_around(agent, config, logins) if agent.enabled else _glance(agent, config)
     return seen
 

@@ -21,12 +21,14 @@ from darkfactory.config.lines import Keys
 from darkfactory.errors import Fault
 from darkfactory.model.fleet import (
     BUILTIN_TOOLS,
+    LACKING,
     TOOL_OPTIONS,
     AgentDefinition,
     AgentLayer,
     CompoundReviewConfig,
     NightwatchConfig,
     OrchestratorConfig,
+    Permissions,
     Strategy,
     ToolConfig,
 )
@@ -299,6 +301,14 @@ def _options(here: Keys, agent: AgentDefinition, declared: Mapping[str, ToolConf
     for option, instead in _INSTEAD.items():
         if option not in known and getattr(agent, option) is not None:
             yield Finding((*here, option), f"{tool} has no such option", instead, reads=((*here, "cli_tool"),))
+    lacking = LACKING.get(tool.rpartition("/")[2], frozenset()) if known else frozenset()
+    if agent.permissions in lacking:
+        yield Finding(
+            (*here, "permissions"),
+            f"{tool} has no sandbox and no rules that would hold an agent to {agent.permissions.value!r}",
+            "write " + " or ".join(f'"{one.value}"' for one in Permissions if one not in lacking),
+            reads=((*here, "cli_tool"),),
+        )
 
 
 def _schedule(here: Keys, agent: AgentDefinition, zone: ZoneInfo) -> Iterator[Finding]:

@@ -96,6 +96,8 @@ class OutputSeen(Event):
     """All so far, as far as its tool tells."""
     waiting: Waiting | None = None
     """What it waits for at its provider; None while it does not."""
+    answered: bool = False
+    """Its provider has answered it, at least once."""
 
 
 @frozen

@@ -91,6 +91,8 @@ TOOL_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         "codex": frozenset({"model", "permissions", "resume"}),
         "demo": frozenset(),
         "gemini": frozenset({"model", "permissions", "resume"}),
+        "opencode": frozenset({"model", "permissions", "resume"}),
+        "pi": frozenset({"model", "permissions", "resume"}),
         "qwen": frozenset({"max_turns", "model", "permissions", "resume"}),
     }
 )
@@ -105,6 +107,8 @@ TOOL_PROVIDERS: Mapping[str, str] = MappingProxyType(
 """The provider that a built-in tool calls unless its agent names another."""
 PREFIXED_MODELS = frozenset({"opencode", "pi"})
 """Built-in tools whose models are named PROVIDER/MODEL."""
+LACKING: Mapping[str, frozenset[Permissions]] = MappingProxyType({"pi": frozenset({Permissions.WORKSPACE_WRITE})})
+"""The permissions that a tool has no way to hold an agent to."""
 
 
 @frozen(repr=False)

@@ -308,7 +308,11 @@ def _output_seen(draft: Draft, event: events.OutputSeen) -> None:
         run = stop_run(draft, run, Reason.OUTPUT_LIMIT, f"wrote more than max_output_bytes ({limit})")
     if event.waiting != run.waiting:
         run = _waits_anew(draft, run, event.waiting)
-    if run.provider is not None and providers.spent(draft, run, event.spent):
+    if run.provider is None:
+        return
+    if event.answered:
+        providers.answered(draft, run)
+    if providers.spent(draft, run, event.spent):
         _hold_to_limits(draft, run.provider)
 
 

@@ -156,13 +156,8 @@ def begun(draft: Draft, run: Run, *, instead_of: str | None) -> None:
 
 
 def spent(draft: Draft, run: Run, spending: Spending) -> bool:
-    """Count what a run has used up so far, and whether that is more than before.
-
-    A call that it tells of is an answer, so its provider serves.
-    """
+    """Count what a run has used up so far, and whether that is more than before."""
     assert run.provider is not None
-    if spending.calls:
-        _serves(draft, run)
     more = spending.beyond(run.spent)
     if more == Spending():
         return False
@@ -180,7 +175,7 @@ def ended(draft: Draft, run: Run, verdict: Verdict) -> None:
     if verdict.reason is Reason.THROTTLED and verdict.error_class in BLOCKING:
         turned_away(draft, run, verdict.error_class, verdict.resets_at, verdict.detail)
     elif verdict.reason is Reason.SUCCEEDED or _own_fault(verdict):
-        _serves(draft, run)
+        answered(draft, run)
     state = draft.providers[run.provider]
     if state.block is not None and state.block.probe == run.id:  # it told nothing: the next one tries
         draft.providers[run.provider] = evolve(state, block=evolve(state.block, probe=None))
@@ -226,7 +221,8 @@ def turned_away(draft: Draft, run: Run, error: ErrorClass, resets_at: datetime |
     )
 
 
-def _serves(draft: Draft, run: Run) -> None:
+def answered(draft: Draft, run: Run) -> None:
+    """The run was answered: if it is the one that tries, its provider serves again."""
     assert run.provider is not None
     state = draft.providers[run.provider]
     if state.block is not None and state.block.probe == run.id:

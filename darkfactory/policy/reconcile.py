@@ -157,9 +157,8 @@ def _waits_on(draft: Draft, request: Request, obstacle: siblings.Obstacle | None
             return draft.agents[request.agent].run is not None
         case "max_concurrent_runs":
             return obstacle is None and len(draft.runs) >= draft.config.max_concurrent_runs
-        case "throttled" | "budget":
-            waits = providers.choose(draft, request).waits
-            return waits is not None and waits.reason == request.waits_for
+        case "throttled" | "budget" if (waits := providers.choose(draft, request).waits) is not None:
+            return waits.reason == request.waits_for
         case waits_for:
             return waits_for == request.delayed_by and request.not_before > draft.when.at + admission.EARLY_SECS
 

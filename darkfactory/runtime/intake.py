@@ -85,7 +85,15 @@ class Intake:
             self._told = news
             tally = self.tally
             await self.sender.send(
-                OutputSeen(self.sender.now(), self.run_id, self.output_bytes, tally.over, tally.spent, tally.waiting)
+                OutputSeen(
+                    self.sender.now(),
+                    self.run_id,
+                    self.output_bytes,
+                    tally.over,
+                    tally.spent,
+                    tally.waiting,
+                    tally.answered,
+                )
             )
         else:
             await trio.lowlevel.checkpoint()

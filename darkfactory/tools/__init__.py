@@ -15,6 +15,8 @@ from darkfactory.tools.codex import Codex
 from darkfactory.tools.command import Bash, Command
 from darkfactory.tools.demo import Demo
 from darkfactory.tools.gemini import Gemini
+from darkfactory.tools.opencode import Opencode
+from darkfactory.tools.pi import Pi
 from darkfactory.tools.qwen import Qwen
 from darkfactory.tools.tool import Tool
 
@@ -25,6 +27,8 @@ BUILTIN: Mapping[str, Callable[[str], Tool]] = MappingProxyType(
         "codex": Codex,
         "demo": Demo,
         "gemini": Gemini,
+        "opencode": Opencode,
+        "pi": Pi,
         "qwen": Qwen,
     }
 )

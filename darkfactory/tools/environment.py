@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from darkfactory.model.fleet import AgentDefinition
-from darkfactory.tools.tool import Tool
+from darkfactory.tools.tool import Ruled, Tool
 
 
 def environment(agent: AgentDefinition, tool: Tool, outer: Mapping[str, str]) -> dict[str, str]:
@@ -16,4 +16,5 @@ def environment(agent: AgentDefinition, tool: Tool, outer: Mapping[str, str]) ->
     wanted = frozenset((*agent.env_pass, *tool.env_pass))
     beginnings = tuple(pattern[:-1] for pattern in wanted if pattern.endswith("*"))
     inherited = {name: value for name, value in outer.items() if name in wanted or name.startswith(beginnings)}
-    return inherited | dict(tool.env) | {name: secret.value for name, secret in agent.env.items()}
+    rights = dict(tool.rights(agent)) if isinstance(tool, Ruled) else {}
+    return inherited | dict(tool.env) | rights | {name: secret.value for name, secret in agent.env.items()}

@@ -65,7 +65,7 @@ _WORDS = (
     ),
     (
         ErrorClass.PROVIDER_DOWN,
-        r"at capacity|high demand|overloaded|(?<!unexpected )server.error|server had an error|bad gateway|"
+        r"at capacity|high demand|overloaded|(?<!unexpected )server.error|(server|model) had an error|bad gateway|"
         r"service unavailable|internal error",
     ),
     (ErrorClass.EMPTY_OUTPUT, r"empty response"),
@@ -74,6 +74,7 @@ _WORDS = (
     (
         ErrorClass.CONFIG,
         r"(unknown|unexpected|unrecognized|invalid) (option|argument|value)|requires -|cannot be used with|"
+        r"no session found|session not found|"
         r"no conversation found|no rollout found|already in use|loading config|config\.toml",
     ),
 )

@@ -27,7 +27,7 @@ from darkfactory.model.signals import (
     Warning,  # noqa: A004 - the model's word
 )
 from darkfactory.tools.errors import class_of
-from darkfactory.tools.text import MAX_DETAIL, count, json_object, one_line, string, table
+from darkfactory.tools.text import MAX_MESSAGE, count, in_full, json_object, one_line, string, table
 from darkfactory.tools.tool import Prompt, option
 
 APPROVAL: Mapping[Permissions, str] = MappingProxyType(
@@ -143,7 +143,7 @@ _RETRY = re.compile(
     r"Attempt (\d{1,9}) failed(?: with status (\d{3}))?:? ?(.*?)\. Retrying "
     r"(?:after (\d{1,9})ms|with backoff)\.\.\.(.*)"
 )
-_API_ERROR = re.compile(r"\[API Error: (.*)\]", re.DOTALL)
+_API_ERROR = "[API Error: "
 _NESTED = 2
 """An error of its provider is JSON, and the message in it can be JSON again."""
 
@@ -156,17 +156,16 @@ _BY_TYPE = {
     "FatalTurnLimitedError": ErrorClass.MAX_TURNS,
 }
 _BY_WORDS = tuple(
-    (error, re.compile(pattern, re.IGNORECASE))
+    (error, re.compile(pattern, re.IGNORECASE | re.DOTALL))
     for error, pattern in (
-        (ErrorClass.QUOTA, r"exhausted your (daily quota|capacity)"),
+        # It speaks of billing also where there is more in a minute, or tomorrow.
+        (ErrorClass.QUOTA, r"exceeded your current quota.*per.?day"),
         (ErrorClass.THROTTLED, r"exceeded your current quota"),
-        (ErrorClass.AUTH, r"api key not valid|api key expired"),
-        (ErrorClass.CONTEXT_OVERFLOW, r"input token count .* exceeds"),
         (ErrorClass.MODEL_NOT_FOUND, r"\bmodels/\S+ is not found"),
         (ErrorClass.TRUNCATED, r"truncated because it exceeded the token limit"),
         (ErrorClass.REFUSED, r"response was blocked"),
-        (ErrorClass.EMPTY_OUTPUT, r"empty response|no final response text"),
-        (ErrorClass.NETWORK, r"^terminated$|without a finish reason"),
+        (ErrorClass.EMPTY_OUTPUT, r"no final response text"),
+        (ErrorClass.NETWORK, r"without a finish reason"),
         (ErrorClass.MAX_TURNS, r"max(imum)? session turns"),
     )
 )
@@ -232,7 +231,7 @@ def _finished(event: Mapping[str, object], answer: str, memory: GeminiMemory) ->
 
 def complaint(line: bytes, complaints: Mapping[bytes, ErrorClass] = COMPLAINTS) -> tuple[Signal, ...]:
     """Why it did not start, if a line of stderr tells that."""
-    text = one_line(line[: 4 * MAX_DETAIL].decode("utf-8", "replace"))
+    text = one_line(line[:MAX_MESSAGE].decode("utf-8", "replace"))
     return tuple(Error(text, error) for words, error in complaints.items() if line.startswith(words))
 
 
@@ -258,14 +257,15 @@ def _stderr(line: bytes, memory: GeminiMemory) -> tuple[Signal, ...]:
 def _failure(text: str, status: int | None = None) -> tuple[str, ErrorClass | None]:
     """An error's message for a person, and its class."""
     text, status = api_error(text, status)
-    own = next((error for error, pattern in _BY_WORDS if pattern.search(text)), None)
-    return one_line(text), own or class_of(text, status)
+    own = next((error for error, pattern in _BY_WORDS if pattern.search(text, 0, MAX_MESSAGE)), None)
+    return in_full(text), own or class_of(text, status)
 
 
 def api_error(text: str, status: int | None = None) -> tuple[str, int | None]:
     """The provider's own message and status: they are in brackets in the midst of an error's, and may be JSON."""
-    found = _API_ERROR.search(text)
-    text = found[1] if found else text
+    _, bracket, rest = text.partition(_API_ERROR)
+    inside, closing, _ = rest.rpartition("]")
+    text = inside if bracket and closing else text
     for _ in range(_NESTED):
         _, brace, rest = text.partition("{")
         inner = table(json_object((brace + rest).encode(errors="replace")).get("error"))

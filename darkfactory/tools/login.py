@@ -164,7 +164,7 @@ LOGINS: Mapping[str, Login] = MappingProxyType(
         ),
         "qwen": Login(
             env=("OPENAI_API_KEY",),
-            files=(Kept("~/.qwen", "oauth_creds.json"),),
+            files=(),  # what it keeps is of a login that was discontinued
             chosen_by=("QWEN_HOME",),
             settings=(
                 Kept("~/.qwen", "settings.json"),
@@ -175,7 +175,7 @@ LOGINS: Mapping[str, Login] = MappingProxyType(
                 Kept("", ".env"),
             ),
             args=("--auth-type", "--openai-api-key"),
-            remedy="pass OPENAI_API_KEY on, or log in by `/auth` in `qwen`",
+            remedy="pass OPENAI_API_KEY on, or choose a provider by `/auth` in `qwen`",
         ),
     }
 )

@@ -28,7 +28,7 @@ from darkfactory.model.signals import (
 )
 from darkfactory.tools import gemini
 from darkfactory.tools.errors import class_of
-from darkfactory.tools.text import count, items, json_object, one_line, string, table
+from darkfactory.tools.text import count, in_full, items, json_object, one_line, string, table
 from darkfactory.tools.tool import Prompt, option
 
 APPROVAL: Mapping[Permissions, str] = MappingProxyType(
@@ -112,19 +112,9 @@ _SILENT_SYSTEM = frozenset(
     }
 )
 _RETRY = re.compile(r"Retrying in (\d{1,6})s \(attempt (\d{1,6})/\d+\)(?:: (.*))?")
-_STATUS = re.compile(r"(\d{3}) ")
 _API_ERROR = "[API Error: "
 _COMPLAINTS = MappingProxyType({**gemini.COMPLAINTS, b"No saved session found": ErrorClass.CONFIG})
-_BY_WORDS = tuple(
-    (error, re.compile(pattern, re.IGNORECASE))
-    for error, pattern in (
-        (ErrorClass.NETWORK, r"^(no stream activity|terminated$)"),
-        (ErrorClass.EMPTY_OUTPUT, r"empty response"),
-        (ErrorClass.AUTH, r"^(no auth type|qwen oauth)"),
-        (ErrorClass.PROVIDER_DOWN, r"(server|model) had an error"),
-    )
-)
-"""Its own sentences, and those of its providers; the others are read as any tool's."""
+_NO_LOGIN = re.compile(r"No auth type|Qwen OAuth")
 
 
 @define(eq=False)
@@ -215,7 +205,4 @@ def _stderr(line: bytes, memory: QwenMemory) -> tuple[Signal, ...]:
 def _failure(text: str) -> tuple[str, ErrorClass | None]:
     """An error's message for a person, and its class."""
     text, status = gemini.api_error(text)
-    if leading := _STATUS.match(text):
-        status = int(leading[1])
-    own = next((error for error, pattern in _BY_WORDS if pattern.search(text)), None)
-    return one_line(text), own or class_of(text, status)
+    return in_full(text), ErrorClass.AUTH if _NO_LOGIN.match(text) else class_of(text, status)

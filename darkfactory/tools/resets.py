@@ -23,6 +23,9 @@ _MILLISECONDS: Final = 1e11
 _MINUTE = timedelta(minutes=1)
 _SECOND = timedelta(seconds=1)
 
+_ANY_CASE: Final = re.IGNORECASE | re.ASCII
+"""Of ASCII letters: else a long s (U+017F) is an s as well, and a unit that no table has."""
+
 _ANCHOR = re.compile(
     r"""
     (?<![a-z]) (?:
@@ -36,13 +39,13 @@ _ANCHOR = re.compile(
       | limit\ reached (?=\|)
     )
     """,
-    re.VERBOSE | re.IGNORECASE,
+    re.VERBOSE | _ANY_CASE,
 )
 """What must stand before a time."""
 
 _BETWEEN = re.compile(
     r"[\s:=\"'\\~|_-]{0,4}(?:(?:at|in|on|after|again|for|until|about|approximately)(?![a-z])[\s:=\"'\\~_-]{0,4}){0,3}",
-    re.IGNORECASE,
+    _ANY_CASE,
 )
 """What may stand between the two."""
 
@@ -54,7 +57,7 @@ _KEYED = re.compile(
     [-_ ]? (?P<unit>ms|milliseconds|s|secs|seconds)? \\?["']? \s? [:=] \s? \\?["']? (?P<amount>\d{1,12}(?:\.\d{1,9})?)
     (?![\w.:-])
     """,
-    re.VERBOSE | re.IGNORECASE,
+    re.VERBOSE | _ANY_CASE,
 )
 """A number that has its unit in its name, or else means seconds: `Retry-After: 120`, `"retry_delay_ms": 5688`."""
 
@@ -79,8 +82,8 @@ _SPAN = (
     r"(\d{1,9}(?:\.\d{1,9})?|(?:less than )?(?:an?|one)(?= )) ?"
     r"(ms|[smhdw]|(?:millisecond|sec|second|min|minute|hr|hour|day|week)s?)(?![a-z])"
 )
-_AMOUNT = re.compile(_SPAN, re.IGNORECASE)
-_DURATION = re.compile(rf"(?:{_SPAN}[\s,]{{0,2}}(?:and )?){{1,7}}", re.IGNORECASE)
+_AMOUNT = re.compile(_SPAN, _ANY_CASE)
+_DURATION = re.compile(rf"(?:{_SPAN}[\s,]{{0,2}}(?:and )?){{1,7}}", _ANY_CASE)
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -92,18 +95,18 @@ _DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
 _YEAR = r"(?:,?\s{1,2}(\d{4})(?![\d:]))?"
 _PARTS = {
     ("day", "iso"): re.compile(r"(\d{4})-(\d\d)-(\d\d)(?!\d)"),
-    ("day", "month first"): re.compile(rf"{_MONTH}\s{{0,2}}{_DAY}(?![\d:]){_YEAR}", re.IGNORECASE),
-    ("day", "day first"): re.compile(rf"{_DAY}\s{_MONTH}(?![a-z]){_YEAR}", re.IGNORECASE),
-    ("day", "relative"): re.compile(r"(today|tomorrow)(?![a-z])", re.IGNORECASE),
+    ("day", "month first"): re.compile(rf"{_MONTH}\s{{0,2}}{_DAY}(?![\d:]){_YEAR}", _ANY_CASE),
+    ("day", "day first"): re.compile(rf"{_DAY}\s{_MONTH}(?![a-z]){_YEAR}", _ANY_CASE),
+    ("day", "relative"): re.compile(r"(today|tomorrow)(?![a-z])", _ANY_CASE),
     ("weekday", ""): re.compile(
         r"(mon(?:day)?|tue(?:s|sday)?|wed(?:nesday)?|thu(?:rs|rsday)?|fri(?:day)?|sat(?:urday)?|sun(?:day)?)(?![a-z])",
-        re.IGNORECASE,
+        _ANY_CASE,
     ),
     ("clock", "of 12"): re.compile(
-        r"(\d{1,2})(?::(\d\d)(?::(\d\d)(?:[.,]\d{1,9})?)?)?\s?([ap])\.?m(?![a-z])\.?(?!\d)", re.IGNORECASE
+        r"(\d{1,2})(?::(\d\d)(?::(\d\d)(?:[.,]\d{1,9})?)?)?\s?([ap])\.?m(?![a-z])\.?(?!\d)", _ANY_CASE
     ),
     ("clock", "of 24"): re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d)(?:[.,]\d{1,9})?)?(?!\d)"),
-    ("clock", "word"): re.compile(r"(midnight|noon)(?![a-z])", re.IGNORECASE),
+    ("clock", "word"): re.compile(r"(midnight|noon)(?![a-z])", _ANY_CASE),
     ("zone", ""): re.compile(
         r"\(?(?P<name>[A-Z][A-Za-z_]{1,20}/[A-Za-z0-9_+./-]{0,40}[A-Za-z0-9_+-]"
         r"|(?:UTC|GMT)?(?P<sign>[+-])(?P<hours>\d{1,2})(?::?(?P<minutes>\d\d))?(?![\d:])"

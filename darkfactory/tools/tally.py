@@ -54,6 +54,8 @@ class Tally:
     output_tokens: int | None = None
     cost_usd: float | None = None
     retries: int = 0
+    answered: bool = False
+    """Its provider has answered it."""
     waiting: Waiting | None = None
     """It waits for its provider; None as soon as it gets on, and once it has ended."""
     waited: Waiting | None = None
@@ -153,14 +155,13 @@ class Tally:
                 self.api_calls = (self.api_calls or 0) + count
                 self.api_calls_estimated |= not exact
                 self._counts["api_calls"] += count if exact else 0
-                if count:
+                if count and exact:  # an estimate may count what was asked in vain
                     self._get_on()
             case seen.Usage():
                 self._use(signal)
             case seen.Started(session):
                 self.session = session or self.session
                 self.finished = self.finished_at = self.error = self.error_at = None
-                self._get_on()
             case seen.Finished():
                 self._end(signal, place)
             case seen.Retry(detail=detail, delay_secs=delay_secs, error=error):
@@ -212,7 +213,7 @@ class Tally:
         self.cost_usd = _added(before.cost_usd, usage.cost_usd)
 
     def _get_on(self) -> None:
-        self.waiting = self.waited = None
+        self.answered, self.waiting, self.waited = True, None, None
 
     def _tool_call(self, call: seen.ToolCall) -> None:
         self._get_on()

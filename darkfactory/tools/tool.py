@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from attrs import frozen
 
@@ -82,6 +82,15 @@ class Tool(Protocol):
 
         `memory` is the one that `memory()` made for this run; it is changed in place.
         """
+        ...
+
+
+@runtime_checkable
+class Ruled(Protocol):
+    """A tool that is told by its environment what an agent may do, since its command line has no words for it."""
+
+    def rights(self, agent: AgentDefinition) -> Mapping[str, str]:
+        """The settings for the agent's `permissions`."""
         ...
 
 

@@ -162,7 +162,7 @@ def _resets_at(evidence: Evidence, error: ErrorClass) -> datetime | None:
         return None
     said, tally = evidence.finished, evidence.tally
     known = (said.resets_at if said is not None else None) or tally.throttled_until
-    if known is not None or error not in _TELLS_WHEN:
+    if (known is not None and known > evidence.now) or error not in _TELLS_WHEN:
         return known
     told = (
         said.detail if said is not None else "",
@@ -170,7 +170,7 @@ def _resets_at(evidence: Evidence, error: ErrorClass) -> datetime | None:
         tally.waited.detail if tally.waited is not None else "",
     )
     times = (reset_in_words(text, evidence.now, evidence.zone) for text in told)
-    return next((time for time in times if time is not None), None)
+    return next((time for time in times if time is not None), known)
 
 
 def _waits_for_provider(tally: Tally) -> ErrorClass | None:

@@ -148,7 +148,7 @@ def test_a_hostile_transcript_writes_no_control_characters(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("--tool", "emacs"), "'emacs' is none of: bash, claude, codex, demo, gemini, qwen"),
+        (("--tool", "emacs"), "'emacs' is none of: bash, claude, codex, demo, gemini, opencode, pi, qwen"),
         (("--exit-code", "many"), "'many' is not a valid integer"),
         (("--stdout", "/nowhere/at/all"), "does not exist"),
         (("--stdout", "/"), "is a directory"),

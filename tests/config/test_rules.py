@@ -230,8 +230,9 @@ class TestTools:
     def test_an_unknown_one_asks_did_you_mean_and_tells_how_to_declare_it(self, fault):
         path, line, problem, remedy = fault(AGENT.replace('"bash"', '"claud"'))
         assert (path, line) == ("agents[0].cli_tool", 4)
-        known = "bash, claude, codex, demo, gemini, qwen"
-        assert problem == f"the string 'claud' is neither a built-in tool ({known}) nor one of [tools]"
+        assert (
+            problem == f"the string 'claud' is neither a built-in tool ({', '.join(BUILTIN_TOOLS)}) nor one of [tools]"
+        )
         assert remedy == "did you mean 'claude'? or declare it: [tools.claud] argv = [\"claud\"]"
 
     def test_a_near_miss_of_a_declared_one_is_seen_too(self, fault):
@@ -294,7 +295,8 @@ OPTIONS = {
 class TestOptions:
     @pytest.mark.parametrize("option", OPTIONS)
     @pytest.mark.parametrize(
-        "tool", [*BUILTIN_TOOLS, "mine", "/opt/bin/claude", "/opt/bin/codex", "/opt/bin/gemini", "/opt/bin/qwen"]
+        "tool",
+        [*BUILTIN_TOOLS, "mine", *(f"/opt/bin/{name}" for name in BUILTIN_TOOLS if name not in {"bash", "demo"})],
     )
     def test_a_program_is_given_no_option_that_it_has_not(self, request, tool, option):
         text = f"{AGENT.replace('bash', tool)}{OPTIONS[option]}\n[tools.mine]\nargv = ['x']\n"
@@ -304,6 +306,14 @@ class TestOptions:
             path, line, problem, remedy = request.getfixturevalue("fault")(text)
             assert (path, line, problem) == (f"agents[0].{option}", 6, f"{tool} has no such option")
             assert remedy.startswith("leave it out; ")
+
+    def test_what_pi_may_do_cannot_be_held_to_the_working_directory(self, parse, fault):
+        for permissions in ("read-only", "full-access"):
+            assert parse(f'{AGENT.replace("bash", "pi")}permissions = "{permissions}"\n')
+        path, line, problem, remedy = fault(f'{AGENT.replace("bash", "/opt/bin/pi")}permissions = "workspace-write"\n')
+        assert (path, line) == ("agents[0].permissions", 6)
+        assert problem == "/opt/bin/pi has no sandbox and no rules that would hold an agent to 'workspace-write'"
+        assert remedy == 'write "read-only" or "full-access"'
 
     def test_all_that_some_tool_has_are_tried_here(self):
         assert set().union(*TOOL_OPTIONS.values()) == set(OPTIONS)

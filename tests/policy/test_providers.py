@@ -335,7 +335,7 @@ class TestHalfOpen:
     def test_when_it_is_served_the_queue_drains_in_order(self, how: str) -> None:
         world = self.blocked()
         if how == "an answer":
-            world.spends("a0", world.at + 5, calls=1)
+            world.answered("a0", world.at + 5)
         elif how == "success":
             world.ends("a0", Reason.SUCCEEDED, world.at + 5)
         else:
@@ -343,6 +343,12 @@ class TestHalfOpen:
         assert world.state.providers["p"].block is None
         begun = [record.data["agent"] for record in world.kinds("run_begun")]
         assert begun == ["a0", "a0", "a1", "a2", "a3"]
+
+    def test_asking_is_no_answer(self) -> None:
+        """Some tools count what they asked in vain."""
+        world = self.blocked()
+        world.spends("a0", world.at + 5, calls=3)
+        assert [order.agent for order in world.orders.values()] == ["a0"]
 
     def test_when_it_is_turned_away_all_wait_longer(self) -> None:
         world = self.blocked()
@@ -365,7 +371,7 @@ class TestHalfOpen:
         world.passes(block_of(world) + 1)
         assert [order.agent for order in world.orders.values()] == ["a0"], "no second one tries meanwhile"
         if served:
-            world.spends("a0", world.at + 5, calls=1)
+            world.answered("a0", world.at + 5)
             assert len(world.orders) == 3
         else:
             world.turned_away("a0", world.at + 5)

@@ -187,9 +187,14 @@ class Factory(RuleBasedStateMachine):
         self.tell(RunStarted(self.world.now(), self.live_run(data).run_id, 4711))
 
     @alive
-    @rule(data=st.data(), output_bytes=st.integers(0, 2000), finished=st.booleans(), spent=SPENT)
-    def run_prints(self, data: st.DataObject, output_bytes: int, finished: bool, spent: Spending) -> None:
-        self.tell(OutputSeen(self.world.now(), self.live_run(data).run_id, output_bytes, finished, spent))
+    @rule(
+        data=st.data(), output_bytes=st.integers(0, 2000), finished=st.booleans(), spent=SPENT, answered=st.booleans()
+    )
+    def run_prints(
+        self, data: st.DataObject, output_bytes: int, finished: bool, spent: Spending, answered: bool
+    ) -> None:
+        run_id = self.live_run(data).run_id
+        self.tell(OutputSeen(self.world.now(), run_id, output_bytes, finished, spent, None, answered))
 
     @alive
     @rule(
@@ -250,8 +255,7 @@ class Factory(RuleBasedStateMachine):
                 elif order.layer is not SAFETY:
                     self.ends(run_id, Reason.SUCCEEDED)
                 else:
-                    served = Spending(calls=1) if run_id in self.probes else NOTHING
-                    self.tell(OutputSeen(self.world.now(), run_id, 1, False, served))
+                    self.tell(OutputSeen(self.world.now(), run_id, 1, False, answered=True))
             step = 5.0 if waited < 400.0 else 100.0
             self.time_passes(step)
             waited += step

@@ -137,6 +137,10 @@ class World:
         """Its output tells that it has used up so much, all in all."""
         self.tell(OutputSeen(self.now(at), self.run_of(name), 1, False, Spending(calls, tokens, usd)))
 
+    def answered(self, name: str, at: float) -> None:
+        """Its provider has answered it."""
+        self.tell(OutputSeen(self.now(at), self.run_of(name), 1, False, answered=True))
+
     def swells(self, name: str, at: float, memory_bytes: int) -> None:
         self.tell(MemoryExceeded(self.now(at), self.run_of(name), memory_bytes))
 

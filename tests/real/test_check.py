@@ -289,3 +289,16 @@ def test_a_missing_tool_and_a_missing_login_are_both_told(desk):
     assert code == 4
     missing = "a: its tool is missing; the fleet runs without this agent until it is installed"
     assert told == [missing, NO_CODEX + "run `codex login`, or pass CODEX_API_KEY on"]
+
+
+def test_what_an_agent_falls_back_on_is_looked_for_as_well(desk):
+    desk.env["OPENAI_API_KEY"] = "do-not-show"
+    code, login, (told,) = desk.check("codex", 'fallback = { cli_tool = "claude" }')
+    assert (code, login) == (4, "OPENAI_API_KEY")
+    assert told.startswith("a (fallback): no login found: ")
+
+
+def test_a_fallback_that_is_missing_is_told(desk):
+    desk.env["OPENAI_API_KEY"] = "do-not-show"
+    missing = "a (fallback): its tool is missing; it does not fall back until it is installed"
+    assert desk.check("codex", 'fallback = { cli_tool = "/opt/no/claude" }', word="") == (0, "", [missing])

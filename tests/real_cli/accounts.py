@@ -24,12 +24,25 @@ def account(cli: str, url: str, home: Path, key: str | None) -> dict[str, Any]:
         case "codex":
             args = ("-c", f'openai_base_url="{url}/v1"')
             return {"env": {"CODEX_API_KEY": KEY}, "args": args, "permissions": Permissions.FULL_ACCESS}
+        case "gemini":
+            return {"env": _gemini(url, home), "model": "gemini-2.5-flash"}
+        case "qwen":
+            return {"env": {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": KEY, "OPENAI_MODEL": "fake-model"}}
         case "opencode":
             return {"env": _opencode(url), "model": "fake/fake-model"}
         case "pi":
             _pi(url, home)
             return {"env": {"FAKE_API_KEY": KEY}, "model": "fake/fake-model"}
     raise ValueError(cli)
+
+
+def _gemini(url: str, home: Path) -> dict[str, str]:
+    """With a provider elsewhere it takes the key only where a file says so."""
+    settings = {"security": {"auth": {"selectedType": "gemini-api-key"}}, "privacy": {"usageStatisticsEnabled": False}}
+    file = home / ".gemini" / "settings.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings))
+    return {"GOOGLE_GEMINI_BASE_URL": url, "GEMINI_API_KEY": KEY}
 
 
 def _opencode(url: str) -> dict[str, str]:
@@ -47,7 +60,7 @@ def _opencode(url: str) -> dict[str, str]:
 
 
 def _pi(url: str, home: Path) -> None:
-    """It knows providers of one's own by a file."""
+    """It knows providers of one's own by a file; by another it is told not to wait long before it tries again."""
     model = {"id": "fake-model", "cost": {"input": 3, "output": 15, "cacheRead": 0, "cacheWrite": 0}}
     provider = {
         "baseUrl": f"{url}/v1",
@@ -55,6 +68,7 @@ def _pi(url: str, home: Path) -> None:
         "apiKey": "FAKE_API_KEY",
         "models": [model, {**model, "id": "some-model"}],
     }
-    file = home / ".pi" / "agent" / "models.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"providers": {"fake": provider}}))
+    place = home / ".pi" / "agent"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "models.json").write_text(json.dumps({"providers": {"fake": provider}}))
+    (place / "settings.json").write_text(json.dumps({"retry": {"baseDelayMs": 100}}))

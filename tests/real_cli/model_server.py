@@ -1,5 +1,5 @@
 """A provider on loopback that says what a test tells it to: Anthropic's Messages, OpenAI's Responses and its Chat
-Completions, streamed.
+Completions, and Gemini's API, streamed.
 
 Each server plays one list of steps, one for each request of a model; the last step is repeated. It is an HTTP server
 of one request per connection, and knows of each interface only what the programs ask of it.
@@ -41,8 +41,16 @@ class Shell:
 
 
 @frozen
+class Call:
+    """A call of any tool, by its name; for programs that speak chat completions."""
+
+    tool: str
+    arguments: Mapping[str, object]
+
+
+@frozen
 class Refuse:
-    """An HTTP error: "throttled", "usage_limit", "auth", "overloaded"."""
+    """An HTTP error: "throttled", "usage_limit", "auth", "overloaded"; and of Anthropic "later"."""
 
     why: str
 
@@ -52,7 +60,7 @@ class Hang:
     """The request is read, and nothing is ever said to it."""
 
 
-Step = Say | Shell | Refuse | Hang
+Step = Say | Shell | Call | Refuse | Hang
 
 
 @define(eq=False)
@@ -83,6 +91,9 @@ class ModelServer:
                     await self._play(stream, body, _OPENAI)
                 elif method == "POST" and path.endswith("/chat/completions"):
                     await self._play(stream, body, _CHAT)
+                elif method == "POST" and path.endswith(":streamGenerateContent"):
+                    model = path.rpartition("/")[2].partition(":")[0]
+                    await self._play(stream, body | {"model": model}, _GEMINI)
                 else:  # a sign of life, a list of models; or a web socket, without which codex can do if it hears 426
                     status = 426 if path.endswith("/responses") else 404
                     await _reply(stream, status, {}, {"error": {"type": "not_found_error", "message": path}})
@@ -102,7 +113,7 @@ class ModelServer:
                 await stream.receive_some()  # until the client goes away
             case Refuse(why):
                 await _reply(stream, *api.refusals[why])
-            case Say() | Shell():
+            case Say() | Shell() | Call():
                 await _stream(stream, api.events(step, body, len(self.requests)))
 
 
@@ -151,12 +162,12 @@ async def _reply(stream: trio.SocketStream, status: int, headers: Mapping[str, s
 
 
 async def _stream(stream: trio.SocketStream, events: list[dict[str, Any]]) -> None:
-    """Events of a type each, or those of chat completions, which have none and are followed by a word."""
+    """Events of a type each, or without one; those of chat completions are followed by a word."""
     await stream.send_all(_head(200, {"content-type": "text/event-stream"}))
     for event in events:
         name = f"event: {event['type']}\n" if "type" in event else ""
         await stream.send_all(f"{name}data: {json.dumps(event)}\n\n".encode())
-    if "type" not in events[-1]:
+    if "choices" in events[-1]:
         await stream.send_all(b"data: [DONE]\n\n")
 
 
@@ -232,28 +243,47 @@ _SHELLS = ("bash", "run_shell_command")
 """What programs that speak chat completions call their shell."""
 
 
-def _chat_events(step: Say | Shell, body: dict[str, Any], number: int) -> list[dict[str, Any]]:
+def _chat_events(step: Say | Shell | Call, body: dict[str, Any], number: int) -> list[dict[str, Any]]:
     about = {"id": f"chatcmpl_{number}", "object": "chat.completion.chunk", "created": 0, "model": body["model"]}
 
     def chunk(delta: dict[str, Any], end: str | None = None) -> dict[str, Any]:
         return {**about, "choices": [{"index": 0, "delta": delta, "finish_reason": end}]}
 
-    chunks = [chunk({"role": "assistant", "content": step.text})]
-    if isinstance(step, Shell):
-        call = {"index": 0, "id": f"call_{number}", "type": "function", "function": _chat_call(step, body)}
+    chunks = [chunk({"role": "assistant", "content": "" if isinstance(step, Call) else step.text})]
+    if not isinstance(step, Say):
+        called = step if isinstance(step, Call) else _chat_shell(step, body)
+        function = {"name": called.tool, "arguments": json.dumps(dict(called.arguments))}
+        call = {"index": 0, "id": f"call_{number}", "type": "function", "function": function}
         chunks.append(chunk({"tool_calls": [call]}))
     usage = {"prompt_tokens": 1000, "completion_tokens": 20, "total_tokens": 1020}
-    end = chunk({}, "tool_calls" if isinstance(step, Shell) else "stop")
+    end = chunk({}, "stop" if isinstance(step, Say) else "tool_calls")
     return [*chunks, end, {**about, "choices": [], "usage": usage}]
 
 
-def _chat_call(step: Shell, body: dict[str, Any]) -> dict[str, str]:
+def _chat_shell(step: Shell, body: dict[str, Any]) -> Call:
     """A call of the shell with the arguments that it takes; also where it is not offered."""
-    tools = {tool["function"]["name"]: tool["function"]["parameters"]["properties"] for tool in body["tools"]}
+    functions = [tool["function"] for tool in body["tools"]]
+    tools = {each["name"]: each.get("parameters", {}).get("properties", {}) for each in functions}
     name = next((name for name in _SHELLS if name in tools), _SHELLS[0])
     arguments = {"command": step.command, "description": "as scripted", "is_background": False}
     taken = {key: value for key, value in arguments.items() if key in tools.get(name, ("command",))}
-    return {"name": name, "arguments": json.dumps({**taken, **step.options})}
+    return Call(name, {**taken, **step.options})
+
+
+def _gemini_events(step: Say | Shell, body: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """An answer in two pieces, where there is a text to cut."""
+    half = len(step.text) // 2
+    parts: list[dict[str, Any]] = [{"text": text} for text in (step.text[:half], step.text[half:]) if text]
+    if isinstance(step, Shell):
+        arguments = {"command": step.command, **step.options}
+        parts.append({"functionCall": {"id": f"fc_{number}", "name": "run_shell_command", "args": arguments}})
+    usage = {"promptTokenCount": 1000, "candidatesTokenCount": 20, "totalTokenCount": 1020}
+    about = {"modelVersion": body["model"], "responseId": f"resp_{number}", "usageMetadata": usage}
+
+    def event(part: dict[str, Any], **end: str) -> dict[str, Any]:
+        return {"candidates": [{"content": {"role": "model", "parts": [part]}, "index": 0, **end}], **about}
+
+    return [*map(event, parts[:-1]), event(parts[-1], finishReason="STOP")]
 
 
 Refusal = tuple[int, Mapping[str, str], object]
@@ -276,6 +306,7 @@ def _anthropic_refusals() -> dict[str, Refusal]:
     }
     return {
         "throttled": (429, {"retry-after": "1"}, error("rate_limit_error", "Too many requests per minute.")),
+        "later": (429, {"retry-after": "60"}, error("rate_limit_error", "Too many requests per hour.")),
         "usage_limit": (429, used_up, error("rate_limit_error", "This would exceed your account's rate limit.")),
         "auth": (401, {}, error("authentication_error", "invalid x-api-key")),
         "overloaded": (529, {}, error("overloaded_error", "Overloaded")),
@@ -302,6 +333,24 @@ def _openai_refusals() -> dict[str, Refusal]:
     }
 
 
+def _gemini_refusals() -> dict[str, Refusal]:
+    def error(code: int, status: str, message: str, *details: object) -> object:
+        return {"error": {"code": code, "message": message, "status": status, "details": details}}
+
+    def quota(per: str) -> object:
+        violation = {"quotaId": f"GenerateRequestsPer{per}PerProjectPerModel-FreeTier"}
+        return {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]}
+
+    wait = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
+    limit = "You exceeded your current quota, please check your plan and billing details."
+    return {
+        "throttled": (429, {}, error(429, "RESOURCE_EXHAUSTED", f"{limit} Please retry in 1s.", quota("Minute"), wait)),
+        "usage_limit": (429, {}, error(429, "RESOURCE_EXHAUSTED", limit, quota("Day"))),
+        "auth": (400, {}, error(400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key.")),
+        "overloaded": (503, {}, error(503, "UNAVAILABLE", "The model is overloaded. Please try again later.")),
+    }
+
+
 @frozen
 class _Api:
     events: Any
@@ -311,3 +360,4 @@ class _Api:
 _ANTHROPIC = _Api(_anthropic_events, _anthropic_refusals())
 _OPENAI = _Api(_openai_events, _openai_refusals())
 _CHAT = _Api(_chat_events, _openai_refusals())
+_GEMINI = _Api(_gemini_events, _gemini_refusals())

@@ -14,9 +14,11 @@ from darkfactory.tools import tool_for
 from darkfactory.tools.environment import environment
 from darkfactory.tools.login import login_of
 
-from .conftest import Stage
+from . import clis
+from .conftest import Stage, only
 
 
+@only("claude")
 @pytest.mark.parametrize(
     ("outer", "files", "logged_in", "why"),
     [
@@ -29,13 +31,13 @@ from .conftest import Stage
     ],
 )
 async def test_claude_tells_whether_it_is_logged_in(
-    stage: Stage, outer: dict[str, str], files: dict[str, str], logged_in: bool, why: str
+    cli: str, stage: Stage, outer: dict[str, str], files: dict[str, str], logged_in: bool, why: str
 ) -> None:
     home = stage.root / "home"
     for name, text in files.items():
         (home / name).parent.mkdir(exist_ok=True)
         (home / name).write_text(text)
-    agent = AgentDefinition("a", AgentLayer.GROWTH, str(stage.programs / "claude"), "t")
+    agent = AgentDefinition("a", AgentLayer.GROWTH, str(clis.installed(cli)), "t")
     moved = {name: value.replace("HOME", str(home)) for name, value in outer.items()}
     surroundings = {**stage.environ, **moved, "DARKFACTORY_RUN": os.environ["DARKFACTORY_RUN"]}
     login = login_of(agent, {})

@@ -32,6 +32,7 @@ from darkfactory.tools import BUILTIN, tool_for
 from darkfactory.tools.claude import Claude
 from darkfactory.tools.command import Command
 from darkfactory.tools.demo import DEMO_AGENT
+from darkfactory.tools.environment import environment
 from darkfactory.tools.errors import class_of
 from darkfactory.tools.lines import LineSplitter
 from darkfactory.tools.reader import Reader
@@ -124,7 +125,11 @@ OPTIONS = {
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("name", sorted(BUILTIN))
 def test_a_tool_is_given_the_options_that_it_is_said_to_have_and_no_other(name, option):
-    changed = argv(name, **{option: OPTIONS[option]}) != argv(name)
+    def told(**options):
+        definition = agent(name, **options)
+        return argv(name, **options), environment(definition, tool_for(definition, {}), {})
+
+    changed = told(**{option: OPTIONS[option]}) != told()
     assert changed == (option in fleet.TOOL_OPTIONS[name])
 
 

@@ -3,8 +3,13 @@ however the bytes are cut."""
 
 from __future__ import annotations
 
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import NoReturn
 
 import pytest
 from attrs import evolve
@@ -32,7 +37,7 @@ MAPPED = JsonlMap(
     session="session_id",
     input_tokens="usage.input_tokens",
 )
-REAL = ("claude", "codex", "gemini", "qwen")
+REAL = ("claude", "codex", "gemini", "opencode", "pi", "qwen")
 RETRIES_ON_STDERR = ("gemini", "qwen")
 """These say that they try again on the one stream, and answer on the other."""
 TOOLS = {
@@ -68,7 +73,7 @@ def test_after_every_line_of_every_transcript_there_is_one_verdict_at_most(name,
             assert verdict_on(reader).decided_by
 
 
-@pytest.mark.parametrize("name", ["claude", "codex", "demo", "gemini", "mapped", "qwen"])
+@pytest.mark.parametrize("name", ["claude", "codex", "demo", "gemini", "mapped", "opencode", "pi", "qwen"])
 def test_no_line_raises_wherever_it_is_torn(name, recordings):
     tool, seen = TOOLS[name], set()
     for recording in recordings.values():
@@ -89,6 +94,54 @@ def test_a_transcript_cut_at_any_byte_has_a_verdict(recordings, data):
     assert ends.decided_by
     if ends.reason.value == "succeeded":
         assert reader.tally.finished is not None
+
+
+@contextmanager
+def within(secs: float) -> Iterator[None]:
+    """Raise in the midst of whatever takes longer, be it a regular expression."""
+
+    def give_up(*_: object) -> NoReturn:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, secs)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+REPEATED = (
+    "[API Error: ",
+    "input token count ",
+    "models/",
+    "model ",
+    '{"error":',
+    "status ",
+    "resets ",
+    "try again at 1 ",
+)
+
+
+@pytest.mark.parametrize("words", REPEATED)
+@pytest.mark.parametrize("name", TOOLS)
+def test_no_line_holds_the_reader_up_however_it_is_made(name, words):
+    """Milliseconds each; what searches such a message again from each of its words takes minutes."""
+    message = (words * MAX_LINE_BYTES)[: MAX_LINE_BYTES // 2]
+    events = (
+        {"type": "error", "message": message},
+        {"type": "result", "is_error": True, "status": "error", "error": {"message": message}, "result": message},
+        {"type": "turn.failed", "error": {"message": message}},
+        {"type": "assistant", "message": {"content": [{"type": "text", "text": f"{message}]"}]}},
+    )
+    reader = Reader(TOOLS[name])
+    with within(20):
+        for event in events:
+            reader.feed(Stream.STDOUT, json.dumps(event).encode() + b"\n")
+        for before in (b"Attempt 1 failed ", b"Retrying in ", b"error: "):
+            reader.feed(Stream.STDERR, before + message.encode() + b"\n")
+    assert verdict_on(reader).decided_by
 
 
 @pytest.mark.parametrize("name", TOOLS)

@@ -149,6 +149,12 @@ LINES = {
         ),
         [Usage(), Finished(False, "You exceeded your current quota, see your billing details.", ErrorClass.THROTTLED)],
     ),
+    "a limit for a day, in its provider's words": (
+        result(
+            "error", error={"message": api_error(429, "You exceeded your current quota.\nQuota exceeded: XPerDay.")}
+        ),
+        [Usage(), Finished(False, "You exceeded your current quota. Quota exceeded: XPerDay.", ErrorClass.QUOTA)],
+    ),
     "a limit for a day": (
         result("error", error={"message": "[API Error: You have exhausted your daily quota on this model.]"}),
         [Usage(), Finished(False, "You have exhausted your daily quota on this model.", ErrorClass.QUOTA)],

@@ -22,10 +22,12 @@ def test_every_built_in_tool_has_its_logins_in_the_table_or_needs_none():
 
 
 @pytest.mark.parametrize("name", sorted(BUILTIN.keys() & LOGINS.keys()))
-def test_what_an_adapter_passes_on_lets_the_keys_of_its_table_through(name):
+def test_the_keys_that_an_adapter_passes_on_are_those_of_the_table(name):
     passed = BUILTIN[name](name).env_pass
+    keys = [word for word in passed if word.endswith(("_API_KEY", "_TOKEN"))]
+    assert [key for key in keys if variable(LOGINS[name].names(agent(name)), {key: "x"}) is None] == []
     beginnings = tuple(word[:-1] for word in passed if word.endswith("*"))
-    fixed = [key for key in LOGINS[name].env if "{" not in key]
+    fixed = LOGINS[name].env if "{PROVIDER}_API_KEY" not in LOGINS[name].env else ()
     assert [key for key in fixed if key not in passed and not key.startswith(beginnings)] == []
 
 

@@ -281,6 +281,96 @@ ESTIMATED = {
 CASES |= {("gemini", case): expected for case, expected in GEMINI.items()}
 CASES |= {("qwen", case): expected for case, expected in QWEN.items()}
 
+# An answer without an error is a call, and an error as many as its library tries before it tells of it.
+PI = {
+    "text": (OK, 1, 0, 0, 1000, 18),
+    "tool": (OK, 2, 1, 0, 2000, 58),
+    "toolerr": (OK, 6, 5, 5, 6000, 174),
+    "unknowntool": (OK, 2, 1, 1, 2000, 48),
+    "ratelimit_ok": (OK, 1, 0, 0, 1000, 18),  # it was asked three times, and only its library knew
+    "empty": (failed(E.EMPTY_OUTPUT), 1, 0, 0, 1000, 1),
+    "maxtokens": (failed(E.TRUNCATED), 1, 0, 0, 1000, 10),
+    # exit 0, all of them; the requests are those that the server counted
+    "auth": (failed(E.AUTH), 1, 0, 0, 0, 0),
+    "badrequest": (failed(E.INVALID_REQUEST), 1, 0, 0, 0, 0),
+    "toolong": (failed(E.CONTEXT_OVERFLOW), 1, 0, 0, 0, 0),  # a second one was to make the conversation shorter
+    "ratelimit": (throttled(E.THROTTLED), 12, 0, 0, 0, 0),
+    "usage": (throttled(E.QUOTA), 12, 0, 0, 0, 0),
+    "err500": (throttled(E.PROVIDER_DOWN), 12, 0, 0, 0, 0),
+    "streamerr": (throttled(E.PROVIDER_DOWN), 3, 0, 0, 0, 0),  # it asked once: of what breaks in a stream that is all
+    # ended by the recorder: while it waited to try again, was silent, read its stdin
+    "ratelimit60": (throttled(E.THROTTLED), 3, 0, 0, 0, 0),
+    "hang_long": (failed(E.UNKNOWN), 0, 0, 0, None, None),
+    "hangstream_long": (failed(E.UNKNOWN), 0, 0, 0, None, None),
+    "stdin_open": (failed(E.UNKNOWN), None, 0, 0, None, None),
+    "badflag": (failed(E.CONFIG), None, 0, 0, None, None),
+    "dashprompt": (failed(E.CONFIG), None, 0, 0, None, None),
+    "resume_unknown": (failed(E.CONFIG), None, 0, 0, None, None),
+    "fmt_text": (failed(E.TRUNCATED), None, 0, 0, None, None),
+    "stdout_closed_slow": (failed(E.UNKNOWN), 0, 0, 0, None, None),  # EPIPE, exit 1
+    "sig_int_tool": (failed(E.KILLED), 1, 1, 0, 1000, 40),
+    "sig_term_tool": (failed(E.KILLED), 1, 1, 0, 1000, 40),
+    "sig_kill_tool": (failed(E.KILLED), 1, 1, 0, 1000, 40),
+    "parent_killed_tool": (failed(E.KILLED), 1, 1, 0, 1000, 40),
+    "sig_term_hang": (failed(E.KILLED), 0, 0, 0, None, None),
+}
+CASES |= {("pi", case): expected for case, expected in PI.items()}
+
+# One call more than it tells of, for the title; of what it tries again, not a word.
+OPENCODE = {
+    "text": (OK, 2, 0, 0, 1000, 18),
+    "slow": (OK, 2, 0, 0, 1000, 40),
+    "tool": (OK, 3, 1, 0, 2000, 58),
+    "root": (OK, 3, 1, 0, 2000, 58),
+    "anthropic_provider": (OK, 3, 1, 0, 2000, 58),
+    "binout": (OK, 4, 2, 0, 3000, 88),
+    "toolerr": (OK, 7, 5, 5, 6000, 174),
+    "unknowntool": (OK, 3, 1, 1, 2000, 48),
+    "mcp": (OK, 2, 0, 0, 1000, 18),
+    "mcp_hang": (OK, 2, 0, 0, 1000, 18),
+    "continue": (OK, 2, 0, 0, 1000, 18),
+    "config_content": (OK, 2, 0, 0, 1000, 18),
+    "ratelimit_ok": (OK, 2, 0, 0, 1000, 18),
+    "perm_deny": (OK, 2, 0, 0, 1000, 28),  # it was offered no shell, and said so
+    "perm_ask": (failed(E.PERMISSION_DENIED), 2, 1, 1, 1000, 40),
+    "empty": (failed(E.EMPTY_OUTPUT), 2, 0, 0, 1000, 1),
+    "maxtokens": (failed(E.TRUNCATED), 2, 0, 0, 1000, 10),
+    "auth": (failed(E.AUTH), 1, 0, 0, None, None),
+    "badrequest": (failed(E.INVALID_REQUEST), 1, 0, 0, None, None),
+    "toolong": (failed(E.CONTEXT_OVERFLOW), 1, 0, 0, None, None),
+    "badmodel": (failed(E.UNKNOWN), 1, 0, 0, None, None),
+    "badprovider": (failed(E.UNKNOWN), 1, 0, 0, None, None),
+    "ratelimit": (throttled(E.THROTTLED), 1, 0, 0, None, None),
+    "ratelimit60": (throttled(E.THROTTLED), 1, 0, 0, None, None),
+    "usage": (throttled(E.QUOTA), 1, 0, 0, None, None),
+    "err500": (throttled(E.PROVIDER_DOWN), 1, 0, 0, None, None),
+    "streamerr": (throttled(E.PROVIDER_DOWN), 1, 0, 0, None, None),
+    "noserver": (throttled(E.NETWORK), 1, 0, 0, None, None),
+    # ended by the recorder while it was silent
+    "bgproc": (failed(E.UNKNOWN), 1, 0, 0, None, None),
+    "hang_long": (failed(E.UNKNOWN), None, 0, 0, None, None),
+    "hangstream_long": (failed(E.UNKNOWN), 1, 0, 0, None, None),
+    "stdin_open": (failed(E.UNKNOWN), None, 0, 0, None, None),
+    # it prints its help, and not a word of what was wrong
+    "badflag": (failed(E.UNKNOWN), None, 0, 0, None, None),
+    "dashprompt": (failed(E.UNKNOWN), None, 0, 0, None, None),
+    "resume_unknown": (failed(E.CONFIG), None, 0, 0, None, None),
+    "fmt_default": (failed(E.TRUNCATED), None, 0, 0, None, None),
+    "fmt_default_auth": (failed(E.AUTH), None, 0, 0, None, None),
+    "stdout_closed_slow": (failed(E.UNKNOWN), 1, 0, 0, None, None),  # EPIPE, exit 1
+    # of a command that has not ended there is no event
+    "sig_int_tool": (failed(E.KILLED), 1, 0, 0, None, None),
+    "sig_hup_tool": (failed(E.KILLED), 1, 0, 0, None, None),
+    "sig_term_tool": (failed(E.KILLED), 1, 0, 0, None, None),
+    "sig_termgroup_tool": (failed(E.KILLED), 1, 0, 0, None, None),
+    "sig_kill_tool": (failed(E.KILLED), 1, 0, 0, None, None),
+    "sig_killgroup_tool": (failed(E.KILLED), 1, 0, 0, None, None),
+    "parent_killed_tool": (failed(E.KILLED), 1, 0, 0, None, None),
+    "sig_int_hang": (failed(E.KILLED), None, 0, 0, None, None),
+    "sig_term_hang": (failed(E.KILLED), None, 0, 0, None, None),
+}
+CASES |= {("opencode", case): expected for case, expected in OPENCODE.items()}
+
 
 @pytest.mark.parametrize(("tool", "case"), CASES)
 def test_a_recorded_run_is_understood(tool, case, recording):
@@ -321,6 +411,8 @@ def test_nothing_that_was_recorded_is_unknown(recordings):
         ("gemini", "fmt_text"),
         ("gemini", "bigout"),
         ("qwen", "fmt_text"),
+        ("opencode", "fmt_default"),
+        ("pi", "fmt_text"),
     }
 
 
@@ -357,6 +449,10 @@ def test_a_run_is_charged_with_its_own_cost(case, cost, recording):
         ("qwen", "partial", ["I will run a command.", HELLO]),
         ("qwen", "auth", []),  # what it puts in the place of an answer is not the assistant's
         ("qwen", "streamerr", ["The beginning of an answer that " * 4]),
+        ("opencode", "tool", ["I will run a command.", HELLO]),
+        ("opencode", "auth", []),
+        ("pi", "tool", ["I will run a command.", HELLO]),
+        ("pi", "ratelimit", []),
     ],
 )
 def test_the_assistant_is_quoted_once_and_nobody_else(tool, case, said, recording, monkeypatch):
@@ -422,6 +518,12 @@ def test_what_an_agent_did_is_counted_for_the_nightwatch(recording):
         ("qwen", "err500", 0),
         ("qwen", "auth", 0),
         ("qwen", "empty", 1),
+        ("pi", "maxtokens", 1),
+        ("opencode", "ratelimit", 0),
+        ("opencode", "noserver", 0),
+        ("opencode", "auth", 0),
+        ("opencode", "toolong", 1),
+        ("opencode", "maxtokens", 1),
     ],
 )
 def test_only_the_agents_own_faults_are_bad_finishes(tool, case, bad, recording):

@@ -178,6 +178,13 @@ WORDS = st.lists(st.sampled_from([*PIECES.split("|"), "|"]), max_size=12).map(""
 INSTANTS = st.datetimes(timezones=st.sampled_from([UTC, BERLIN, NEW_YORK]))
 
 
+@pytest.mark.parametrize(
+    "text", ["try again in 5 \u017f", "resets_in_m\u017f: 5", "retry_after_m\u017f=5", "resets in 2 wee\u212a\u017f"]
+)
+def test_a_letter_that_only_folds_to_one_of_a_unit_is_none(text):
+    assert reset_in_words(text, NOW, BERLIN) is None
+
+
 @given(st.text() | WORDS | WORDS.map("resets ".__add__), INSTANTS, st.sampled_from([UTC, BERLIN, NEW_YORK]))
 def test_no_text_raises_and_every_time_is_still_to_come(text, now, zone):
     instant = reset_in_words(text, now, zone)

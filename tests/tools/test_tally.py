@@ -58,7 +58,6 @@ def test_a_tool_that_waits_says_what_for(signal, waiting):
         ApiCall(),
         ToolCall("Bash", None, "1"),
         ToolCall("Bash", True, "1"),
-        Started(),
         Finished(True),
         Finished(False),
     ],
@@ -73,7 +72,17 @@ def test_whoever_gets_on_waits_no_more(signal):
 
 @pytest.mark.parametrize(
     "signal",
-    [Error("boom"), ApiCall(0), Usage(1), Warning("hm"), Denied("Bash"), Unknown(), BackgroundTask(True, "t")],
+    [
+        Error("boom"),
+        ApiCall(0),
+        ApiCall(3, exact=False),
+        Started(),
+        Usage(1),
+        Warning("hm"),
+        Denied("Bash"),
+        Unknown(),
+        BackgroundTask(True, "t"),
+    ],
     ids=str,
 )
 def test_what_else_it_says_is_no_progress(signal):
@@ -85,7 +94,7 @@ def test_an_end_leaves_the_words_of_the_last_wait_to_be_read():
     tally.take(Retry("try again in 20s", error=E.THROTTLED))
     tally.take(Finished(False))
     assert tally.waited == Waiting(E.THROTTLED, None, None, "try again in 20s")
-    tally.take(Started())
+    tally.take(Said("on we go"))
     assert tally.waited is None
 
 
