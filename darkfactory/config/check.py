@@ -53,6 +53,7 @@ _INSTEAD = {
     "resume": "leave it out; if the program has an option for it, put that into args",
 }
 """Options that not all tools have, each with what to do where one has it not."""
+_NO_SANDBOX = "{} has no sandbox and no rules that would hold an agent to {!r}"
 _BYPASS = {"--dangerously-skip-permissions", "--permission-mode=bypassPermissions", "bypassPermissions"}
 """Words of `args` with which claude refuses to start as root, unless IS_SANDBOX is set."""
 _NO_STRATEGY = {
@@ -134,7 +135,7 @@ def _oddities(config: OrchestratorConfig) -> Iterator[Finding]:
             f"set max_concurrent_runs to {always_on + 1} or more",
         )
     in_use = config.providers_in_use()
-    for name in config.providers.keys() - in_use:
+    for name in (name for name in config.providers if name not in in_use):
         called = f"they call {', '.join(sorted(in_use))}" if in_use else "set the agents' provider"
         yield Finding(("providers", name), "limits a provider that no agent calls", called)
     if config.compound_review is not None:
@@ -231,9 +232,7 @@ def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> It
         yield Finding((*here, "task"), "must not be empty: it is what the agent is told to do")
     yield from _no_nul((*here, "task"), agent.task)
     if agent.model is not None:
-        if not agent.model:
-            yield Finding((*here, "model"), "must not be empty", "leave it out for the tool's own default")
-        yield from _no_nul((*here, "model"), agent.model)
+        yield from _model((*here, "model"), agent.model)
     if agent.resume is not None:
         if not agent.resume or agent.resume.startswith("-"):
             problem = f"{words.shown(agent.resume)} is no session's id"
@@ -269,7 +268,7 @@ def _fallback(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) ->
     if other.cli_tool != agent.cli_tool:
         yield from _cli_tool((*keys, "cli_tool"), other.cli_tool, config.tools)
     if other.model is not None:
-        yield from _no_nul((*keys, "model"), other.model)
+        yield from _model((*keys, "model"), other.model)
     yield from _arguments((*keys, "args"), other.args)
     if other.provider is not None:
         yield from _provider((*keys, "provider"), other.provider)
@@ -278,6 +277,9 @@ def _fallback(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) ->
         if known is not None and option not in known and getattr(other, option) is not None:
             remedy = "leave it out, or fall back on another tool"
             yield Finding(keys, f"{other.cli_tool} has no option {option}", remedy, reads=((*here, option),))
+    if other.permissions in _lacking(other.cli_tool, config.tools):
+        problem = _NO_SANDBOX.format(other.cli_tool, other.permissions.value)
+        yield Finding(keys, problem, "fall back on another tool", reads=((*here, "permissions"),))
     own, others = config.provider_of(agent), config.provider_of(other)
     if own is None:
         remedy = 'set the agent\'s provider, such as provider = "anthropic"'
@@ -286,6 +288,12 @@ def _fallback(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) ->
         found = f"it calls {own} too" if others == own else "it calls no provider that is known"
         remedy = "set the fallback's provider to a key of its own, whose limits are not those of the agent's"
         yield Finding(keys, f"must call another provider than the agent ({own}), and {found}", remedy)
+
+
+def _model(keys: Keys, model: str) -> Iterator[Finding]:
+    if not model:
+        yield Finding(keys, "must not be empty", "leave it out for the tool's own default")
+    yield from _no_nul(keys, model)
 
 
 def _options_of(tool: str, declared: Mapping[str, ToolConfig]) -> frozenset[str] | None:
@@ -301,14 +309,18 @@ def _options(here: Keys, agent: AgentDefinition, declared: Mapping[str, ToolConf
     for option, instead in _INSTEAD.items():
         if option not in known and getattr(agent, option) is not None:
             yield Finding((*here, option), f"{tool} has no such option", instead, reads=((*here, "cli_tool"),))
-    lacking = LACKING.get(tool.rpartition("/")[2], frozenset()) if known else frozenset()
+    lacking = _lacking(tool, declared)
     if agent.permissions in lacking:
         yield Finding(
             (*here, "permissions"),
-            f"{tool} has no sandbox and no rules that would hold an agent to {agent.permissions.value!r}",
+            _NO_SANDBOX.format(tool, agent.permissions.value),
             "write " + " or ".join(f'"{one.value}"' for one in Permissions if one not in lacking),
             reads=((*here, "cli_tool"),),
         )
+
+
+def _lacking(tool: str, declared: Mapping[str, ToolConfig]) -> frozenset[Permissions]:
+    return LACKING.get(tool.rpartition("/")[2], frozenset()) if _options_of(tool, declared) else frozenset()
 
 
 def _schedule(here: Keys, agent: AgentDefinition, zone: ZoneInfo) -> Iterator[Finding]:

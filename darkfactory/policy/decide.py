@@ -221,8 +221,13 @@ def _hold_to_limits(draft: Draft, *names: str) -> None:
 def _tools_checked(draft: Draft, event: events.ToolsChecked) -> None:
     for name, agent in draft.agents.items():
         missing = event.missing.get(name)
-        if agent.without_fallback is not (name in event.without_fallback):
-            agent = draft.change(name, without_fallback=not agent.without_fallback)
+        without = name in event.without_fallback
+        if without is not agent.without_fallback:
+            agent = draft.change(name, without_fallback=without)
+            if without:
+                draft.record("fallback_missing", Severity.WARNING, durable=False, agent=name)
+            else:
+                draft.record("fallback_found", durable=False, agent=name)
         if missing == agent.missing:
             continue
         if missing is not None:

@@ -315,6 +315,18 @@ class TestOptions:
         assert problem == "/opt/bin/pi has no sandbox and no rules that would hold an agent to 'workspace-write'"
         assert remedy == 'write "read-only" or "full-access"'
 
+    def test_nor_that_of_an_agent_that_falls_back_on_it(self, parse, fault):
+        agent = AGENT.replace("bash", "codex") + 'permissions = "{}"\nfallback = {{ cli_tool = "pi", model = "x/y" }}\n'
+        assert parse(agent.format("read-only"))
+        path, line, problem, remedy = fault(agent.format("workspace-write"))
+        assert (path, line) == ("agents[0].fallback", 7)
+        assert problem == "pi has no sandbox and no rules that would hold an agent to 'workspace-write'"
+        assert remedy == "fall back on another tool"
+
+    def test_a_fallbacks_model_is_none_or_has_a_name(self, fault):
+        agent = AGENT.replace("bash", "codex") + 'fallback = { cli_tool = "claude", model = "" }\n'
+        assert fault(agent)[0] == "agents[0].fallback.model"
+
     def test_all_that_some_tool_has_are_tried_here(self):
         assert set().union(*TOOL_OPTIONS.values()) == set(OPTIONS)
 
@@ -422,3 +434,11 @@ class TestWarnings:
     def test_a_review_is_said_not_to_run_yet(self, parse):
         config = parse(f'shutdown_grace_secs = 15\n{AGENT}[compound_review]\nschedule = "@daily"\nrepo_path = "."\n')
         assert [fault.path for fault in warnings_of(config)] == ["compound_review"]
+
+    def test_limits_of_providers_that_nobody_calls_are_told_of_in_the_order_of_the_file(self, parse):
+        names = [f"other-{number}" for number in range(9)]
+        text = "shutdown_grace_secs = 15\n" + AGENT.replace("bash", "codex")
+        text += "".join(f"[providers.{name}]\ncalls_per_hour = 1\n" for name in (*names, "openai"))
+        found = warnings_of(parse(text))
+        assert [fault.path for fault in found] == [f"providers.{name}" for name in names]
+        assert {fault.remedy for fault in found} == {"they call openai"}

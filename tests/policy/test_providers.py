@@ -546,6 +546,9 @@ class TestFallback:
         world = self.blocked()
         world.tell(ToolsChecked(world.now(), {}, without_fallback=frozenset({"it"})))
         assert isinstance(world.asks("it", at=5.0), Queue)
+        world.tell(ToolsChecked(world.now(6.0), {}))
+        assert world.orders[world.run_of("it")].fallback
+        assert [len(world.kinds(kind)) for kind in ("fallback_missing", "fallback_found")] == [1, 1]
 
     def test_a_run_that_was_turned_away_falls_back_at_once(self) -> None:
         world = World.begun(*self.TWO)

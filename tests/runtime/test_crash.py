@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -30,6 +30,7 @@ from darkfactory import (
     OrchestratorConfig,
     OrchestratorError,
     Overlap,
+    ProviderConfig,
     open_factory,
 )
 from darkfactory.devices import segments
@@ -42,13 +43,14 @@ from darkfactory.model.state import Durable
 from darkfactory.policy.history import durable_of, fold, instant
 from darkfactory.policy.restart import AFTER
 from darkfactory.policy.schedule import Schedule
-from darkfactory.testing import FAILS, HANGS, Script, SimulatedMachine
+from darkfactory.testing import FAILS, HANGS, STARTED, Script, SimulatedMachine, says
 
 from .fleets import fleet
 
 T = TypeVar("T")
 GMT = ZoneInfo("UTC")
 PERIOD, MOST = 150.0, 3
+CALLS = 3
 FLEET = fleet(
     AgentDefinition("steady", AgentLayer.SAFETY, "demo", "lives on"),
     AgentDefinition("looping", AgentLayer.SAFETY, "demo", "fails, until it is held"),
@@ -57,8 +59,12 @@ FLEET = fleet(
         "slow", AgentLayer.CORE, "demo", "is overtaken", schedule="*/2 * * * *", overlap=Overlap.QUEUE, catchup_secs=90
     ),
     AgentDefinition("helper", AgentLayer.GROWTH, "demo", "on demand", max_runs_per_day=2),
+    AgentDefinition("paid", AgentLayer.CORE, "demo", "is turned away", schedule="* * * * *", provider="p"),
+    AgentDefinition("too", AgentLayer.CORE, "demo", "waits as well", schedule="*/2 * * * *", provider="p"),
+    AgentDefinition("frugal", AgentLayer.CORE, "demo", "may call thrice", schedule="* * * * *", provider="q"),
     layer=LayerConfig(backoff_jitter=0.0, max_restarts=MOST, period_secs=PERIOD),
-    max_concurrent_runs=4,
+    max_concurrent_runs=6,
+    providers={"q": ProviderConfig(calls_per_hour=CALLS, tokens_per_day=10**6)},
 )
 ASKS_AT, END = (30.0, 100.0, 200.0), 300.0
 DOWN = (1.0, 70.0, 125.0)
@@ -140,10 +146,19 @@ def opener(
     return opened
 
 
+ANSWER = b'{"type":"api","input_tokens":7,"output_tokens":5}\n'
+
+
 def script(spec: LaunchSpec) -> Script:
-    agent, _, clock, _ = spec.run_id.rsplit("-", 3)
+    agent, day, clock, _ = spec.run_id.rsplit("-", 3)
     if agent == "steady":
         return HANGS
+    if agent in ("paid", "too") and clock < "000300":
+        begun = datetime.strptime(day + clock, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+        resets_at = (begun + timedelta(seconds=70)).timestamp()
+        return Script(secs=5.0, exit_code=1, last_words=says(ok=False, text="wait", error="quota", resets_at=resets_at))
+    if agent == "frugal":
+        return Script(output=((0.0, STARTED), (1.0, ANSWER)), secs=10.0)
     if agent == "looping" or (agent == "minutely" and int(clock[2:4]) % 3 == 1):
         return FAILS
     return Script(secs=200.0 if agent == "slow" else 10.0)
@@ -293,6 +308,26 @@ def check(story: Story) -> None:
         held = held or (line["kind"] == "held" and line["agent"] == "looping")
     assert held
     assert len([line for line in by_kind["run_begun"] if line["agent"] == "helper"]) <= 2, "the day's runs are counted"
+    assert len([line for line in by_kind["run_begun"] if line["agent"] == "frugal"]) <= CALLS, "and the hour's calls"
+    check_blocks(lines)
+
+
+def check_blocks(lines: list[dict[str, Any]]) -> None:
+    """Nobody begins at a provider before the time that it named; then one does, and the others when it has served."""
+    until: datetime | None = None
+    tries: set[str] = set()
+    for line in lines:
+        if line["kind"] == "provider_blocked":
+            until = instant(line["until"])
+        elif line["kind"] == "provider_serves":
+            until = None
+            tries.clear()
+        elif line["kind"] == "run_ended":
+            tries.discard(line["run"])
+        elif line["kind"] == "run_begun" and line.get("provider") == "p" and until is not None:
+            assert instant(line["utc"]) >= until - timedelta(seconds=0.01)
+            assert not tries
+            tries.add(line["run"])
 
 
 def live(directory: Path, *fates: Fate) -> Story:
@@ -313,7 +348,10 @@ def test_undisturbed_the_scenario_has_what_it_is_to_show(tmp_path: Path) -> None
     story = live(tmp_path / "x")
     kinds = Counter(line["kind"] for line in everything(story.directory))
     assert kinds["held"] == 1
-    assert kinds["occurrence"] == 7
+    assert kinds["occurrence"] == 19
+    assert kinds["provider_blocked"] == kinds["provider_probed"] == 2
+    assert kinds["provider_serves"] == 1
+    assert kinds["spent"] >= 1
     assert kinds["dropped"] >= 1
     assert len(segments.paths(story.directory)) >= 4
     assert story.writes >= 40
