@@ -76,6 +76,16 @@ async def test_it_has_nothing_of_the_guard_but_its_parents_limits(bench):
     assert names == {"PATH", "PWD", containment.MARK}  # the second is the shell's
 
 
+def held_by(guard: Guard) -> list[str]:
+    return sorted(str(fd.readlink()).partition(":")[0] for fd in Path(f"/proc/{guard.pid}/fd").iterdir())
+
+
+async def test_the_guard_keeps_nothing_of_an_order(bench, guard):
+    for _ in range(3):
+        await bench.outcome(bench.spec("true"))
+    await condition(lambda: held_by(guard) == ["/dev/null", "anon_inode", "pipe", "socket"])  # a pidfd: ours
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
 async def test_what_we_ignore_it_does_not(instance, cgroups, tmp_path, number):
     before = signal.signal(number, signal.SIG_IGN)
