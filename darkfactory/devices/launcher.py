@@ -294,11 +294,11 @@ class RealProcess:
     async def sweep(self) -> tuple[str, ...]:
         """Kill whatever still belongs to the run; "PID NAME" of each that was alive after `SWEEP_LIMIT_SECS`."""
         self.kill()
-        if self._started.cgroup is not None:
-            self._started.cgroup.kill()
+        cgroup = self._started.cgroup
+        killed = cgroup is None or await _kill(cgroup)
         left = (await self._table.sweep(self._kin)).left
-        if self._started.cgroup is not None and not left:
-            left = await _empty(self._started.cgroup)
+        if cgroup is not None and not left:
+            left = await _empty(cgroup) if killed else (f"? in {cgroup.path}",)
         self._kin.over = not left
         return left
 
@@ -333,13 +333,29 @@ class RealProcess:
                 self._started.cgroup.remove()
 
 
+async def _kill(cgroup: Cgroup) -> bool:
+    """Kill all that are in the cgroup; False if for `SWEEP_LIMIT_SECS` there was no descriptor to be had for that."""
+    await trio.lowlevel.checkpoint()
+    with trio.move_on_after(containment.SWEEP_LIMIT_SECS):  # noqa: ASYNC912 -- mostly there is one
+        while True:  # noqa: ASYNC913 -- its end is one, or it returns
+            try:
+                cgroup.kill()
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                await trio.sleep(0.05)  # others let go of theirs
+            else:
+                return True
+    return False
+
+
 async def _empty(cgroup: Cgroup) -> tuple[str, ...]:
     """See that nobody is left in the cgroup; "PID" of each who was still there after `SWEEP_LIMIT_SECS`."""
     await trio.lowlevel.checkpoint()
     left = cgroup.pids()
     with trio.move_on_after(containment.SWEEP_LIMIT_SECS):  # noqa: ASYNC912 -- mostly there is nobody
         while left:
-            cgroup.kill()
+            await _kill(cgroup)
             await trio.sleep(0.002)
             left = cgroup.pids()
     return tuple(map(str, left))
