@@ -143,7 +143,6 @@ def begun(draft: Draft, run: Run, *, instead_of: str | None) -> None:
     """
     if run.provider is None:
         return
-    save(draft, run.provider)
     _count(draft, run.provider, run.agent, run.spent)
     state = draft.providers[run.provider]
     draft.providers[run.provider] = evolve(state, runs=state.runs + 1)
@@ -171,7 +170,7 @@ def spent(draft: Draft, run: Run, spending: Spending) -> bool:
 def ended(draft: Draft, run: Run, verdict: Verdict) -> None:
     """Learn from how a run ended."""
     assert run.provider is not None
-    save(draft, run.provider)
+    _save(draft, run.provider, run.agent)
     if verdict.reason is Reason.THROTTLED and verdict.error_class in BLOCKING:
         turned_away(draft, run, verdict.error_class, verdict.resets_at, verdict.detail)
     elif verdict.reason is Reason.SUCCEEDED or _own_fault(verdict):
@@ -234,21 +233,28 @@ def answered(draft: Draft, run: Run) -> None:
 def save(draft: Draft, *providers: str) -> None:
     """Tell the journal what was used up since it was told last."""
     for provider in providers:
-        unsaved = draft.providers[provider].unsaved
-        if not unsaved:
-            continue
-        draft.providers[provider] = evolve(draft.providers[provider], unsaved={}, unsaved_sum=Spending())
-        for agent, more in unsaved.items():
-            _count(draft, provider, agent, more)
-            draft.record(
-                "spent",
-                Severity.DEBUG,
-                agent=agent,
-                provider=provider,
-                calls=more.calls,
-                tokens=more.tokens,
-                usd=more.usd,
-            )
+        _save(draft, provider, *draft.providers[provider].unsaved)
+
+
+def _save(draft: Draft, provider: str, *agents: str) -> None:
+    """The same, of these agents."""
+    state = draft.providers[provider]
+    left, left_sum = dict(state.unsaved), state.unsaved_sum
+    saved = {agent: left.pop(agent) for agent in agents if agent in left}
+    for more in saved.values():
+        left_sum = left_sum.beyond(more)
+    draft.providers[provider] = evolve(state, unsaved=left, unsaved_sum=left_sum if left else Spending())
+    for agent, more in saved.items():
+        _count(draft, provider, agent, more)
+        draft.record(
+            "spent",
+            Severity.DEBUG,
+            agent=agent,
+            provider=provider,
+            calls=more.calls,
+            tokens=more.tokens,
+            usd=more.usd,
+        )
 
 
 def _count(draft: Draft, provider: str, agent: str, more: Spending) -> None:

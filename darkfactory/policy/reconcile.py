@@ -97,11 +97,6 @@ def drop(draft: Draft, request: Request, why: Refuse) -> None:
         )
 
 
-def ask_gate(draft: Draft, request: Request) -> Queue | Refuse | None:
-    """What the gate says to a request now; None admits."""
-    return _ask_gate(draft, request, siblings.obstacle(draft))
-
-
 def may_begin_instead(draft: Draft, request: Request) -> bool:
     """Whether nothing keeps the request waiting but its agent's run, which would be stopped for it, and its jitter."""
     agent = evolve(draft.agents[request.agent], run=None)
@@ -110,7 +105,8 @@ def may_begin_instead(draft: Draft, request: Request) -> bool:
     return admission.admit(agent, evolve(request, not_before=-inf), around) is None
 
 
-def _ask_gate(draft: Draft, request: Request, obstacle: siblings.Obstacle | None) -> Queue | Refuse | None:
+def ask_gate(draft: Draft, request: Request, obstacle: siblings.Obstacle | None) -> Queue | Refuse | None:
+    """What the gate says to a request now; None admits. `obstacle` is that of `siblings` for this pass."""
     waits = obstacle.waits if obstacle is not None and request.agent in obstacle.members else None
     provider = providers.choose(draft, request).waits
     around = admission.Surroundings(draft.config, draft.when, len(draft.runs), draft.disk_low, provider, waits)
@@ -124,7 +120,7 @@ def _pass_gate(draft: Draft, looked_at: Container[str]) -> None:
         if request.agent not in looked_at and not draft.ask_all and _waits_on(draft, request, obstacle):
             waiting[request.key] = request
             continue
-        answer = _ask_gate(draft, request, obstacle)
+        answer = ask_gate(draft, request, obstacle)
         match answer:
             case None:
                 _begin(draft, request)

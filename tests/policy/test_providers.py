@@ -145,6 +145,20 @@ class TestOurLimits:
         assert (found.calls_this_hour, found.api_calls_remaining) == (4, 96)
         assert found.today == Spending(4, 25, 0.5)
 
+    def test_the_journal_is_told_at_the_end_of_a_run_what_that_one_used_up_and_each_minute_of_all(self) -> None:
+        """Else every end and every begin of a run would make a record for each of the others."""
+        world = limited(*(at_p(f"a{index}") for index in range(3)), tokens_per_day=1000)
+        for index in range(3):
+            world.asks(f"a{index}", at=1.0)
+            world.spends(f"a{index}", 2.0, tokens=10 + index)
+        assert world.kinds("spent") == []
+        world.ends("a1", Reason.SUCCEEDED, 3.0)
+        assert [(record.data["agent"], record.data["tokens"]) for record in world.kinds("spent")] == [("a1", 11)]
+        assert standing(world.state, "p", world.now().utc).today == Spending(3, 33)
+        world.passes(61.0)
+        assert [record.data["agent"] for record in world.kinds("spent")] == ["a1", "a0", "a2"]
+        assert standing(world.state, "p", world.now().utc).today == Spending(3, 33)
+
     @pytest.mark.parametrize("secs", [30.0, 90.0])
     def test_what_was_used_up_survives_a_restart(self, secs: float) -> None:
         """But for the last minute before a death: that is told to the journal when the minute is over."""

@@ -39,8 +39,10 @@ from darkfactory.model.fleet import (
     Strategy,
 )
 from darkfactory.model.providers import Spending
+from darkfactory.policy import siblings
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import durable_of, fold, instant, line_of, snapshot
+from darkfactory.policy.providers import PROBE_SECS
 from darkfactory.policy.reconcile import ask_gate
 from darkfactory.policy.restart import AFTER, WAIT_MAX_SECS
 
@@ -85,8 +87,8 @@ class Factory(RuleBasedStateMachine):
         """Provider -> until when, by the journal."""
         self.where: dict[str, str | None] = {}
         """Run -> its provider."""
-        self.probes: set[str] = set()
-        """Runs that began at a blocked provider since it was blocked last."""
+        self.probes: dict[str, float] = {}
+        """Runs that began at a blocked provider and were not turned away since; and when."""
         self.tell(ToolsChecked(moment(0), {}))
 
     def fleet(self, layer: LayerConfig, cap: int) -> OrchestratorConfig:
@@ -115,9 +117,10 @@ class Factory(RuleBasedStateMachine):
             match action:
                 case actions.Record(kind="provider_blocked", data=data):
                     self.blocked[data["provider"]] = (instant(data["until"]) - EPOCH).total_seconds()
-                    self.probes.clear()
+                    self.probes.pop(data["run"], None)
                 case actions.Record(kind="provider_serves", data=data):
                     del self.blocked[data["provider"]]
+                    self.probes = {run: at for run, at in self.probes.items() if self.where[run] != data["provider"]}
                 case actions.Record(kind="resumed"):
                     held.discard(action.data["agent"])
                     self.bad_ends.pop(action.data["agent"], None)
@@ -160,9 +163,10 @@ class Factory(RuleBasedStateMachine):
             assert "p" in self.blocked, "only while its own is blocked"
         if provider in self.blocked:
             assert self.blocked[provider] <= self.world.at + 0.01, "not before the time has come"
-            trying = {run for run, where in self.where.items() if where == provider and run in self.probes}
+            since = self.world.at - PROBE_SECS + 0.01
+            trying = {run for run, at in self.probes.items() if self.where[run] == provider and at > since}
             assert not trying & self.world.orders.keys(), "one tries"
-            self.probes.add(order.run_id)
+            self.probes[order.run_id] = self.world.at
         self.where[order.run_id] = provider
 
     def live_run(self, data: st.DataObject) -> actions.StartRun:
@@ -353,7 +357,8 @@ class Factory(RuleBasedStateMachine):
         state = self.world.state
         if state.looked_at and state.stopping is None:
             draft = Draft.of(state, moment(self.world.at))
-            answers = {key: ask_gate(draft, request) for key, request in state.queue.items()}
+            obstacle = siblings.obstacle(draft)
+            answers = {key: ask_gate(draft, request, obstacle) for key, request in state.queue.items()}
             assert None not in answers.values()
 
     @invariant()
