@@ -405,8 +405,11 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None
     agent = draft.agents[run.agent]
     layer = draft.config.layers[run.layer]
     again = restart.after(verdict.reason, run.layer)
+    unfit = run.fallback and verdict.error_class in providers.UNFIT
     waits: Queue | None = None
     match again:
+        case Again.BACKED_OFF | Again.RETRIED if unfit:  # it waits for its own provider, as if there were no fallback
+            again, delay, delayed_by = Again.CURED, 0.0, "throttled"
         case Again.NO | Again.RECONCILED:
             return
         case Again.CURED if verdict.reason is Reason.DISK:
@@ -450,9 +453,9 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None
         excused=0 if run.cause is Cause.ALWAYS_ON else run.excused + (again in restart.EXCUSED),
         not_before=draft.when.at + delay,
         delayed_by=delayed_by,
-        fell_back=run.fell_back and verdict.reason is Reason.THROTTLED,
+        fell_back=run.fell_back and (unfit or verdict.reason is Reason.THROTTLED),
     )
-    if waits is not None:  # where it would run now may be another provider
+    if waits is not None or unfit:  # where it would run now may be another provider
         waits = providers.choose(draft, request).waits or waits
     enqueue(draft, request, waits or Queue(delayed_by, f"for {delay:.1f} s" if delay else ""))
 

@@ -35,6 +35,9 @@ _LONGEST: Final = timedelta(seconds=restart.RESET_MAX_SECS + RESET_JITTER_SECS)
 BLOCKING: Final = {ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.BILLING, ErrorClass.PROVIDER_DOWN}
 """What turns away any other run as well. (A connection that broke may be this run's alone.)"""
 
+UNFIT: Final = {ErrorClass.AUTH, ErrorClass.CONFIG, ErrorClass.MODEL_NOT_FOUND, ErrorClass.TOOL_MISSING}
+"""What ends a run with a fallback that was never set up: the agent itself could have run."""
+
 
 @frozen
 class Choice:

@@ -564,6 +564,24 @@ class TestFallback:
         assert world.orders[world.run_of("it")].fallback
         assert [len(world.kinds(kind)) for kind in ("fallback_missing", "fallback_found")] == [1, 1]
 
+    @pytest.mark.parametrize("layer", [SAFETY, CORE, GROWTH])
+    @pytest.mark.parametrize("error", [ErrorClass.AUTH, ErrorClass.TOOL_MISSING])
+    def test_one_that_was_never_set_up_is_no_worse_than_none(self, layer: AgentLayer, error: ErrorClass) -> None:
+        """An always-on agent would be held after its restarts, and the run of a job would be lost."""
+        world = World.begun(agent("it", layer, provider="p", fallback=Fallback(provider="q")))
+        if layer is CORE:
+            world.due("it", 1.0)
+        elif layer is GROWTH:
+            world.asks("it", at=1.0)
+        world.turned_away("it", 2.0, resets=3 * HOUR)
+        assert world.orders[world.run_of("it")].fallback
+        world.judged("it", Verdict(Reason.FAILED, "no key", error, False), 3.0)
+        world.passes(3 * HOUR - 1)
+        assert len(world.starts("it")) == 2
+        world.passes(3 * HOUR + 60)
+        assert not world.orders[world.run_of("it")].fallback
+        assert world.state.agents["it"].hold is None
+
     def test_a_run_that_was_turned_away_falls_back_at_once(self) -> None:
         world = World.begun(*self.TWO)
         world.asks("it", at=1.0)

@@ -36,7 +36,7 @@ from darkfactory.model.actions import Cause
 from darkfactory.model.state import Durable, State
 from darkfactory.policy.history import fold
 from darkfactory.runtime import factory as wiring
-from darkfactory.testing import FAILS, STARTED, STUBBORN, CancelAtStep, Script, ScriptedProcess, SimulatedMachine
+from darkfactory.testing import FAILS, STARTED, STUBBORN, CancelAtStep, Script, ScriptedProcess, SimulatedMachine, says
 
 from .fleets import fleet
 
@@ -45,6 +45,7 @@ AGENTS = (
     AgentDefinition("broken", AgentLayer.SAFETY, "demo", "x"),
     AgentDefinition("minutely", AgentLayer.CORE, "demo", "x", schedule="* * * * *", overlap=Overlap.RESTART, retries=1),
     AgentDefinition("helper", AgentLayer.GROWTH, "demo", "x", grace_secs=2.0, retries=1, timeout_secs=40.0),
+    AgentDefinition("paid", AgentLayer.CORE, "demo", "x", schedule="* * * * *", provider="p"),
 )
 FLEET = fleet(
     *(attrs.evolve(agent, stall_timeout_secs=39.0) for agent in AGENTS),
@@ -57,6 +58,7 @@ SCRIPTS = {
     "broken": attrs.evolve(FAILS, secs=3.0),
     "minutely": attrs.evolve(FAILS, secs=70.0, output=((0.0, STARTED), (35.0, b"{}\n"))),
     "helper": STUBBORN,
+    "paid": attrs.evolve(FAILS, secs=3.0, last_words=says(ok=False, text="limit reached", error="quota")),
 }
 START = datetime(2026, 1, 5, 0, 0, 50, tzinfo=UTC)
 
@@ -118,6 +120,9 @@ def check(machine: SimulatedMachine) -> Durable:
     assert max((*begun.values(), *ended.values(), 1)) == 1, "a run has two beginnings or two ends"
     assert ended.keys() <= begun.keys()
     assert {spec.run_id for spec in machine.launcher.started} <= begun.keys(), "a process before its record"
+    blocked = [line["utc"] for line in machine.records("provider_blocked")]
+    turned_away = [line["utc"] for line in machine.records("run_ended", reason="throttled")]
+    assert blocked == turned_away, "nobody begins at a provider that is blocked"
     durable = fold(machine.journal.lines, FLEET.timezone)
     assert durable.alive.keys() == begun.keys() - ended.keys()
     return durable
@@ -131,6 +136,8 @@ def check_fold(state: State, durable: Durable, machine: SimulatedMachine) -> Non
     assert {
         request.key for request in state.queue.values() if request.cause is not Cause.ALWAYS_ON
     } == durable.pending.keys()
+    blocks = {name: known.block for name, known in state.providers.items() if known.block is not None}
+    assert {name: attrs.evolve(block, probe=None) for name, block in blocks.items()} == durable.blocks
     for name, agent in state.agents.items():
         assert agent.hold == durable.holds.get(name)
         assert agent.cursor == durable.cursors.get(name, (None, None))[1]
@@ -170,7 +177,15 @@ def test_cancelled_at_every_step_it_stops_in_order_and_goes_on_from_its_journal(
         if cancel.at is None or not cancel.scope.cancelled_caught:
             break
     assert step > 200
-    assert {"held", "resumed", "run_stopping", "queued", "occurrence", "factory_stopping"} <= reached
+    assert {
+        "held",
+        "resumed",
+        "run_stopping",
+        "queued",
+        "occurrence",
+        "factory_stopping",
+        "provider_blocked",
+    } <= reached
 
 
 class Bug(Exception):
