@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from attrs import frozen
@@ -81,7 +81,8 @@ class Starter:
         said, until = b"", time.monotonic() + ANSWER_SECS
         while True:
             if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
-                signal.pidfd_send_signal(self.guard, signal.SIGKILL)  # so that nothing comes of it later
+                with suppress(ProcessLookupError):  # it was lost meanwhile, and reaped
+                    signal.pidfd_send_signal(self.guard, signal.SIGKILL)  # so that nothing comes of it later
                 raise Unborn("no answer in time")
             part = os.read(answer, 64)
             if not part:

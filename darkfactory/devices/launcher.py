@@ -384,7 +384,7 @@ def _start(
             cgroup, pid = None, None
             if cgroups is not None:
                 cgroup = cgroups.make(spec.run_id, spec.max_memory_bytes)
-                undo.callback(cgroup.remove)
+                undo.callback(_abort, cgroup)  # whatever went wrong, nobody may be left in it
                 if starter is not None:
                     try:
                         pid = starter.start(command, env, spec.cwd, streams, cgroup.path)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
+from attrs import evolve
 
 from darkfactory.devices import birth, containment
 from darkfactory.devices.birth import Unborn
@@ -186,3 +188,35 @@ async def test_one_born_unheard_of_is_ended_before_it_is_started_again(bench, cg
         assert containment.own_children() == {process.pid, bench.launcher.guard.pid}
         assert process.pid not in born
         await condition(lambda: cgroups.all()[0].pids() == [process.pid])
+
+
+async def test_whatever_goes_wrong_after_a_birth_ends_what_was_born(bench, cgroups, monkeypatch):
+    real = birth.Starter.start
+
+    def start(*args) -> int:
+        real(*args)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(birth.Starter, "start", start)
+    with pytest.raises(SpawnFailed, match="open files"):
+        await bench.launcher.launch(bench.spec("sleep", "1000"), Recorder())
+    assert containment.own_children() == {bench.launcher.guard.pid}
+    assert cgroups.all() == []
+
+
+def test_a_guard_that_was_lost_and_reaped_meanwhile_is_no_fault_of_the_program(guard, cgroups, monkeypatch):
+    """Several starts wait for the same guard; the first that loses patience kills it."""
+    monkeypatch.setattr(birth, "ANSWER_SECS", 0.05)
+    os.kill(guard.pid, signal.SIGSTOP)
+    starter, group = guard.starter(), cgroups.make("run", None)
+    gone = subprocess.Popen(["true"])
+    lost = evolve(starter, guard=os.pidfd_open(gone.pid))
+    gone.wait()
+    try:
+        with pytest.raises(Unborn, match="in time"):
+            lost.start(("/bin/true",), {}, group.path, (0, 1, 2), group.path)
+    finally:
+        os.close(lost.guard)
+        starter.close()
+        os.kill(guard.pid, signal.SIGKILL)
+        group.remove()
