@@ -32,6 +32,9 @@ PROBE_SECS: Final = 900.0
 EARLY: Final = timedelta(seconds=EARLY_SECS)
 _LONGEST: Final = timedelta(seconds=restart.RESET_MAX_SECS + RESET_JITTER_SECS)
 
+ONE_CALL: Final = Spending(calls=1)
+"""What is counted for a run from its admission on."""
+
 BLOCKING: Final = {ErrorClass.THROTTLED, ErrorClass.QUOTA, ErrorClass.BILLING, ErrorClass.PROVIDER_DOWN}
 """What turns away any other run as well. (A connection that broke may be this run's alone.)"""
 
@@ -295,10 +298,11 @@ def watch(draft: Draft, provider: str) -> tuple[list[Run], str]:
     state = draft.providers[provider]
     told = {}
     reached = ""
+    runs = [run for run in draft.live() if run.provider == provider]
     for limit in _limits(draft, provider):
         share = 100 * limit.used / limit.most if limit.most else 100.0
         percent = 100 if share >= 100 else NEAR_PERCENT if share >= NEAR_PERCENT else 0
-        if percent == 100:
+        if percent == 100 and limit.used - _yet_to_call(limit, runs) >= limit.most:
             reached = reached or limit.waits.detail
         if percent:
             told[limit.key] = percent
@@ -316,4 +320,9 @@ def watch(draft: Draft, provider: str) -> tuple[list[Run], str]:
         draft.providers[provider] = evolve(state, told=told)
     if not reached or not draft.config.providers[provider].hard:
         return [], ""
-    return [run for run in draft.live() if run.provider == provider], reached
+    return runs, reached
+
+
+def _yet_to_call(limit: _Limit, runs: list[Run]) -> int:
+    """Of what is used up, calls that were counted for runs which have told of nothing yet: theirs to make."""
+    return sum(run.spent == ONE_CALL for run in runs) if limit.key == "calls_per_hour" else 0

@@ -208,7 +208,7 @@ def _begin(draft: Draft, request: Request) -> None:
         provider=place.provider,
         fallback=place.fallback,
         fell_back=place.fallback or request.fell_back,
-        spent=Spending(calls=1) if place.provider is not None else Spending(),
+        spent=providers.ONE_CALL if place.provider is not None else Spending(),
     )
     today = when.utc.astimezone(draft.config.timezone).date()
     so_far = agent.runs_on[1] if agent.runs_on is not None and agent.runs_on[0] == today else 0

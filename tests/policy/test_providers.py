@@ -122,6 +122,16 @@ class TestOurLimits:
         world.passes(24 * HOUR + 1)
         assert world.orders[world.run_of("it")].attempt == 2
 
+    def test_a_hard_one_leaves_the_run_that_took_the_last_call_to_make_it(self) -> None:
+        world = limited(at_p("it"), at_p("other"), calls_per_hour=2, hard=True)
+        world.asks("it", at=1.0)
+        world.asks("other", at=1.0)
+        world.spends("it", 2.0, calls=1)
+        world.passes(200.0)
+        assert world.stop_reason("it") is world.stop_reason("other") is None
+        world.spends("it", 201.0, calls=2)
+        assert world.stop_reason("it") is world.stop_reason("other") is Reason.BUDGET
+
     def test_what_was_given_to_one_run_is_not_given_again_by_waiting(self) -> None:
         world = limited(at_p("it"), tokens_per_day=100)
         world.asks("it", at=1.0)
