@@ -52,11 +52,18 @@ class Choice:
     """What keeps it from running there now."""
 
 
-def choose(draft: Draft, request: Request) -> Choice:
+Known = dict[str | None, Queue | None]
+"""What `obstacle` said of providers, for as long as nothing begins: a thousand requests may wait for one of them."""
+
+
+def choose(draft: Draft, request: Request, known: Known | None = None) -> Choice:
     """The agent's own provider; its fallback's while that one is blocked, if the request has not been there before."""
     agent = draft.agents[request.agent]
     provider = draft.config.provider_of(agent.definition)
-    waits = obstacle(draft, provider)
+    known = {} if known is None else known
+    if provider not in known:
+        known[provider] = obstacle(draft, provider)
+    waits = known[provider]
     blocked = waits is not None and waits.reason == "throttled"
     if blocked and agent.definition.fallback is not None and not agent.without_fallback and not request.fell_back:
         other = draft.config.provider_of(agent.definition.fallen_back())

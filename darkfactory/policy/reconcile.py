@@ -105,10 +105,12 @@ def may_begin_instead(draft: Draft, request: Request) -> bool:
     return admission.admit(agent, evolve(request, not_before=-inf), around) is None
 
 
-def ask_gate(draft: Draft, request: Request, obstacle: siblings.Obstacle | None) -> Queue | Refuse | None:
+def ask_gate(
+    draft: Draft, request: Request, obstacle: siblings.Obstacle | None, known: providers.Known | None = None
+) -> Queue | Refuse | None:
     """What the gate says to a request now; None admits. `obstacle` is that of `siblings` for this pass."""
     waits = obstacle.waits if obstacle is not None and request.agent in obstacle.members else None
-    provider = providers.choose(draft, request).waits
+    provider = providers.choose(draft, request, known).waits
     around = admission.Surroundings(draft.config, draft.when, len(draft.runs), draft.disk_low, provider, waits)
     return admission.admit(draft.agents[request.agent], request, around)
 
@@ -116,14 +118,16 @@ def ask_gate(draft: Draft, request: Request, obstacle: siblings.Obstacle | None)
 def _pass_gate(draft: Draft, looked_at: Container[str]) -> None:
     obstacle = siblings.obstacle(draft)  # nothing that this pass does can make one
     waiting: dict[tuple[str, Cause], Request] = {}
+    known: providers.Known = {}
     for request in siblings.in_start_order(draft):
-        if request.agent not in looked_at and not draft.ask_all and _waits_on(draft, request, obstacle):
+        if request.agent not in looked_at and not draft.ask_all and _waits_on(draft, request, obstacle, known):
             waiting[request.key] = request
             continue
-        answer = ask_gate(draft, request, obstacle)
+        answer = ask_gate(draft, request, obstacle, known)
         match answer:
             case None:
                 _begin(draft, request)
+                known.clear()
             case Queue():
                 draft.outcomes[request.key] = answer
                 if request.waits_for != answer.reason:
@@ -142,7 +146,7 @@ def _pass_gate(draft: Draft, looked_at: Container[str]) -> None:
     draft.queue = waiting
 
 
-def _waits_on(draft: Draft, request: Request, obstacle: siblings.Obstacle | None) -> bool:
+def _waits_on(draft: Draft, request: Request, obstacle: siblings.Obstacle | None, known: providers.Known) -> bool:
     """Whether an untouched agent's request waits for what it waited for before: a cheap look instead of a question.
 
     With a thousand agents at a gate for ten, a pass would else cost what asking all of them costs. What this look
@@ -153,7 +157,7 @@ def _waits_on(draft: Draft, request: Request, obstacle: siblings.Obstacle | None
             return draft.agents[request.agent].run is not None
         case "max_concurrent_runs":
             return obstacle is None and len(draft.runs) >= draft.config.max_concurrent_runs
-        case "throttled" | "budget" if (waits := providers.choose(draft, request).waits) is not None:
+        case "throttled" | "budget" if (waits := providers.choose(draft, request, known).waits) is not None:
             return waits.reason == request.waits_for
         case waits_for:
             return waits_for == request.delayed_by and request.not_before > draft.when.at + admission.EARLY_SECS
