@@ -96,7 +96,10 @@ def marked(instance: str) -> dict[int, str]:
 
 
 def name_of(pid: int) -> str:
+    """What it runs, and its state; enough to tell which of ours it is."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return f"{Path(f'/proc/{pid}/comm').read_text().strip()} ({state}) {words[:300]}"
     except (FileNotFoundError, ProcessLookupError):
         return "?"
