@@ -319,9 +319,11 @@ class Follower:
         try:
             async with trio.open_nursery() as nursery:
                 self._serving = nursery, watches
-                for followed in self._all:
-                    nursery.start_soon(followed.serve, watches)
-                await watches.serve()
+                try:
+                    for followed in self._all:
+                        nursery.start_soon(followed.serve, watches)
+                    await watches.serve()
+                finally:
+                    self._serving = None  # before the nursery closes: nothing is started in it any more
         finally:
-            self._serving = None
             watches.close()

@@ -407,3 +407,20 @@ async def test_what_a_sink_raises_stops_the_service(out):
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a bug")):
         await follower.serve()
     await followed.finish()
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_following_may_begin_at_any_step_of_the_end_of_the_service(tmp_path: Path, steps: int) -> None:
+    """As a start does that was under way when the factory failed."""
+    written, recorder, follower = Written(tmp_path / "file"), Recorder(), Follower()
+    written.path.write_bytes(b"words")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follower.serve)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        for _ in range(steps):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        followed = follower.follow({OUT: written.open()}, recorder)
+        with trio.CancelScope(shield=True):
+            await followed.finish()
+    assert recorder.text() == b"words"
