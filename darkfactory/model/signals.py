@@ -180,7 +180,7 @@ Signal = (
 
 @frozen
 class Counts:
-    """How many of each thing a stretch of output showed: what Nightwatch judges by. They add up."""
+    """How many of each thing a stretch of output showed: what Nightwatch judges by."""
 
     tool_calls: int = 0
     """That ended."""
@@ -197,18 +197,6 @@ class Counts:
     """Of both streams; for plain tools only, as those say nothing else."""
     error_lines: int = 0
     """Lines on stderr of a plain tool that tell of an error."""
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.tool_calls + other.tool_calls,
-            self.tool_failures + other.tool_failures,
-            self.api_calls + other.api_calls,
-            self.warnings + other.warnings,
-            self.finishes + other.finishes,
-            self.bad_finishes + other.bad_finishes,
-            self.lines + other.lines,
-            self.error_lines + other.error_lines,
-        )
 
 
 @frozen

@@ -158,12 +158,12 @@ def begun(draft: Draft, run: Run, *, instead_of: str | None) -> None:
         return
     _count(draft, run.provider, run.agent, run.spent)
     state = draft.providers[run.provider]
-    draft.providers[run.provider] = evolve(state, runs=state.runs + 1)
+    block = None if state.block is None else evolve(state.block, probe=run.id)
+    draft.providers[run.provider] = evolve(state, runs=state.runs + 1, block=block)
     if instead_of is not None:
         other = draft.providers[instead_of]
         draft.providers[instead_of] = evolve(other, fallbacks=other.fallbacks + 1)
-    if state.block is not None:
-        draft.providers[run.provider] = evolve(draft.providers[run.provider], block=evolve(state.block, probe=run.id))
+    if block is not None:
         draft.record("provider_probed", durable=False, provider=run.provider, run=run.id, agent=run.agent)
 
 
@@ -304,13 +304,10 @@ def watch(draft: Draft, provider: str) -> tuple[list[Run], str]:
     """Tell once when a limit of ours is near, and once when it is reached; the runs to be stopped there, and why."""
     state = draft.providers[provider]
     told = {}
-    reached = ""
-    runs = [run for run in draft.live() if run.provider == provider]
-    for limit in _limits(draft, provider):
+    limits = list(_limits(draft, provider))
+    for limit in limits:
         share = 100 * limit.used / limit.most if limit.most else 100.0
         percent = 100 if share >= 100 else NEAR_PERCENT if share >= NEAR_PERCENT else 0
-        if percent == 100 and limit.used - _yet_to_call(limit, runs) >= limit.most:
-            reached = reached or limit.waits.detail
         if percent:
             told[limit.key] = percent
         if percent > state.told.get(limit.key, 0):
@@ -325,9 +322,12 @@ def watch(draft: Draft, provider: str) -> tuple[list[Run], str]:
             )
     if told != state.told:
         draft.providers[provider] = evolve(state, told=told)
-    if not reached or not draft.config.providers[provider].hard:
+    if 100 not in told.values() or not draft.config.providers[provider].hard:
         return [], ""
-    return runs, reached
+    runs = [run for run in draft.live() if run.provider == provider]
+    reached = (each for each in limits if each.used - _yet_to_call(each, runs) >= each.most)
+    limit_reached = next(reached, None)
+    return ([], "") if limit_reached is None else (runs, limit_reached.waits.detail)
 
 
 def _yet_to_call(limit: _Limit, runs: list[Run]) -> int:

@@ -51,25 +51,14 @@ class _Program:
 
 async def watch_tools(places: Mapping[str, Workplace], launcher: Launcher, sender: Sender) -> None:
     """Tell the supervisor what is missing: once at the start, then when it has changed; until cancelled."""
-    users: dict[_Program, list[str]] = {}
-    for name, place in places.items():
-        if place.agent.enabled:
-            users.setdefault(_Program.of(place), []).append(name)
-    fallbacks: dict[_Program, list[str]] = {}
-    for name, place in places.items():
-        if place.fallback is not None:
-            fallbacks.setdefault(_Program.of(place.fallback), []).append(name)
+    users = {name: _Program.of(place) for name, place in places.items() if place.agent.enabled}
+    fallbacks = {name: _Program.of(place.fallback) for name, place in places.items() if place.fallback is not None}
+    programs = {*users.values(), *fallbacks.values()}
     told: tuple[Mapping[str, str], frozenset[str]] | None = None
     while True:
-        missing = {
-            name: program.missed_by(places[name])
-            for program, names in users.items()
-            if not program.is_there(launcher)
-            for name in names
-        }
-        without = frozenset(
-            name for program, names in fallbacks.items() if not program.is_there(launcher) for name in names
-        )
+        gone = {program for program in programs if not program.is_there(launcher)}
+        missing = {name: program.missed_by(places[name]) for name, program in users.items() if program in gone}
+        without = frozenset(name for name, program in fallbacks.items() if program in gone)
         if (missing, without) != told:
             told = missing, without
             await sender.send(ToolsChecked(sender.now(), missing, without))
