@@ -6,13 +6,14 @@ from darkfactory.errors import (
     AlreadyRunning,
     ConfigError,
     Fault,
+    HandoffFailed,
     JournalDamaged,
     OrchestratorError,
     SchedulerError,
     SpawnFailed,
     StateDirError,
 )
-from darkfactory.model.actions import Admission, Admit, Queue, Refuse
+from darkfactory.model.actions import Admission, Admit, Delivery, Queue, Refuse
 from darkfactory.model.drift import (
     ACTION_FOR,
     CorrectionAction,
@@ -41,6 +42,7 @@ from darkfactory.model.fleet import (
     Strategy,
     ToolConfig,
 )
+from darkfactory.model.messages import HandoffContext
 from darkfactory.model.providers import RateLimitTracker, RateLimitWindow
 from darkfactory.runtime.factory import AgentOrchestrator, Outcome, open_factory
 from darkfactory.runtime.scheduler import TimeScheduler
@@ -61,6 +63,7 @@ __all__ = [
     "Containment",
     "CorrectionAction",
     "CorrectionLevel",
+    "Delivery",
     "DriftAlert",
     "DriftMetrics",
     "DriftScore",
@@ -68,6 +71,8 @@ __all__ = [
     "Event",
     "Fallback",
     "Fault",
+    "HandoffContext",
+    "HandoffFailed",
     "JournalDamaged",
     "JsonlMap",
     "LayerConfig",

@@ -294,12 +294,15 @@ class MemoryRuns:
     def __init__(self) -> None:
         self.prompts: dict[str, str] = {}
         """By run id."""
+        self.messages: dict[str, str] = {}
+        """By run id: what others told it."""
 
-    def begin(self, run_id: str, prompt: str) -> RunFiles:
-        """Remember the prompt."""
+    def begin(self, run_id: str, prompt: str, messages: str = "") -> RunFiles:
+        """Remember the prompt and the messages."""
         self.prompts[run_id] = prompt
-        directory = Path("/simulated/runs") / run_id
-        return RunFiles(directory / "prompt.md", directory / "stdout", directory / "stderr")
+        if messages:
+            self.messages[run_id] = messages
+        return RunFiles.below(Path("/simulated/runs") / run_id)
 
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """The journal tells it all."""
@@ -308,6 +311,30 @@ class MemoryRuns:
         """There is nothing to delete."""
         await trio.lowlevel.checkpoint()
         return Pruned()
+
+
+class MemoryHandoffs:
+    """Handoffs that exist only by name (`devices.handoffs.HandoffStore`)."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        """By id."""
+
+    async def write(self, handoff_id: str, text: str) -> str:
+        """Remember it."""
+        await trio.lowlevel.checkpoint()
+        if self.texts.setdefault(handoff_id, text) != text:
+            raise FileExistsError(f"{handoff_id}: there is another handoff of this id")
+        return f"/simulated/handoffs/{handoff_id}.json"
+
+    async def remove(self, handoff_id: str) -> None:
+        """Forget it."""
+        await trio.lowlevel.checkpoint()
+        self.texts.pop(handoff_id, None)
+
+    async def prune(self, since: datetime) -> None:  # noqa: ARG002 - the protocol's
+        """Memory is large."""
+        await trio.lowlevel.checkpoint()
 
 
 @define(eq=False)
@@ -340,6 +367,7 @@ class SimulatedMachine:
     journal: MemoryJournal = field(init=False, factory=MemoryJournal)
     runs: MemoryRuns = field(init=False, factory=MemoryRuns)
     disk: SimulatedDisk = field(init=False, factory=SimulatedDisk)
+    handoffs: MemoryHandoffs = field(init=False, factory=MemoryHandoffs)
 
     def __attrs_post_init__(self) -> None:
         self.clock = SimulatedClock(self.start)
@@ -354,6 +382,7 @@ class SimulatedMachine:
             journal=self.journal,
             runs=self.runs,
             disk=self.disk,
+            handoffs=self.handoffs,
             history=tuple(self.journal.lines),
             in_thread=_at_once,
         )

@@ -244,6 +244,7 @@ def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> It
         yield from _provider((*here, "provider"), agent.provider)
     if agent.fallback is not None:
         yield from _fallback(here, agent, config)
+    yield from _accepts_from(here, agent, config)
     for name, secret in agent.env.items():
         yield from _variable((*here, "env"), name, secret.value)
     yield from _schedule(here, agent, config.timezone)
@@ -294,6 +295,14 @@ def _model(keys: Keys, model: str) -> Iterator[Finding]:
     if not model:
         yield Finding(keys, "must not be empty", "leave it out for the tool's own default")
     yield from _no_nul(keys, model)
+
+
+def _accepts_from(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> Iterator[Finding]:
+    names = [other.name for other in config.agents]
+    for index, name in enumerate(agent.accepts_from or ()):
+        if name not in names:
+            remedy = words.did_you_mean(name, names, "agents")
+            yield Finding((*here, "accepts_from", index), f"no agent is named {words.shown(name)}", remedy)
 
 
 def _options_of(tool: str, declared: Mapping[str, ToolConfig]) -> frozenset[str] | None:

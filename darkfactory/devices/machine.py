@@ -15,6 +15,7 @@ from darkfactory.devices.cgroup import Cgroups, NoCgroup
 from darkfactory.devices.clock import CivilClock, SystemClock
 from darkfactory.devices.disk import Disk, Mounts
 from darkfactory.devices.guard import Guard
+from darkfactory.devices.handoffs import HandoffFiles, HandoffStore
 from darkfactory.devices.journal import FileJournal, Journal
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.devices.process import Launcher
@@ -47,6 +48,7 @@ class Machine:
     journal: Journal
     runs: RunStore
     disk: Disk
+    handoffs: HandoffStore
     history: Iterable[Line] = field(default=(), repr=False)
     """What the journal held at the start; to be read once, before anything is appended."""
     contained: Contained | None = None
@@ -90,6 +92,7 @@ def open_machine(
                     journal=journal,
                     runs=RunDirectories(directory.runs),
                     disk=Mounts((directory.journal, directory.runs)),
+                    handoffs=HandoffFiles(directory.handoffs),
                     history=journal.history(),
                     contained=contained,
                     environ=dict(os.environ),

@@ -13,6 +13,7 @@ from attrs import field, frozen
 from darkfactory.model.drift import DriftAlert
 from darkfactory.model.ends import Verdict
 from darkfactory.model.fleet import AgentDefinition
+from darkfactory.model.messages import HandoffContext, Sent
 from darkfactory.model.providers import Spending
 from darkfactory.model.signals import Totals, Waiting
 
@@ -131,6 +132,8 @@ class RunEnded(Event):
     """What its output told of it."""
     spent: Spending = field(factory=Spending)
     """See `OutputSeen.spent`."""
+    sent: Sent = field(factory=Sent)
+    """What it wrote for other agents; of a run that succeeded."""
 
 
 @frozen
@@ -158,6 +161,32 @@ class StartAsked(Event):
     agent: str
     request: int
     """Names the asker, who gets an `actions.Answer` with this number."""
+
+
+@frozen
+class MessageSent(Event):
+    """A person or a program sends a message."""
+
+    text: str
+    to: str | None
+    """An agent; None for the one that the router finds."""
+    capabilities: tuple[str, ...]
+    """Required of the one that it finds."""
+    sender: str | None
+    id: str | None
+    """None when the sender does not care to name it."""
+    ttl_secs: float
+    request: int
+
+
+@frozen
+class HandoffAsked(Event):
+    """A program hands over for an agent; the file is on the disk."""
+
+    context: HandoffContext
+    """Stamped: id, sender, receiver and time are set, and both are agents."""
+    file: str
+    request: int
 
 
 @frozen

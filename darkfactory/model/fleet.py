@@ -285,6 +285,8 @@ class AgentDefinition:
     schedule: str | None = None
     """A cron expression: required in Core, refused elsewhere."""
     capabilities: tuple[str, ...] = ()
+    accepts_from: tuple[str, ...] | None = None
+    """The agents that may send to it; None means all. Those who are no agents may in any case."""
     max_memory_bytes: int | None = None
     """None means no limit."""
     enabled: bool = True

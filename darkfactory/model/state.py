@@ -11,6 +11,7 @@ from attrs import field, frozen
 
 from darkfactory.model.actions import Cause, Stop
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig
+from darkfactory.model.messages import Mail
 from darkfactory.model.providers import Block, DaySpending, Minutes, Provider, RateLimitTracker, Spending
 from darkfactory.model.signals import Waiting
 
@@ -188,9 +189,13 @@ class State:
     """Makes run ids and jitter, so that one seed and one history give one future."""
     begun: int = 0
     """Runs admitted so far."""
+    posts: int = 0
+    """Messages accepted so far."""
     rate_limits: RateLimitTracker = field(factory=RateLimitTracker)
     providers: Mapping[str, Provider] = field(factory=dict)
     """By key: those of the agents and of their fallbacks."""
+    mail: Mail = field(factory=Mail)
+    """Of agents that are declared."""
     undeclared: Durable = field(factory=lambda: Durable())
     """What the journal remembers of agents that are not in the fleet file; it stays as it was."""
 
@@ -233,5 +238,6 @@ class Durable:
     """By provider."""
     blocks: Mapping[str, Block] = field(factory=dict)
     """By provider; who tries is not remembered."""
+    mail: Mail = field(factory=Mail)
     told_until: datetime | None = field(default=None, eq=False)
     """When the newest record was written: until then, at least, the factory lived. None where there is none."""

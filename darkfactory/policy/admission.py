@@ -11,13 +11,13 @@ from typing import Final
 
 from attrs import frozen
 
-from darkfactory.model.actions import Cause, Queue, Refuse
+from darkfactory.model.actions import LEVEL, Cause, Queue, Refuse
 from darkfactory.model.events import Moment
 from darkfactory.model.fleet import AgentLayer, OrchestratorConfig
 from darkfactory.model.state import AgentState, Request
 
 REQUEST_TTL_SECS: Final = 3600.0
-"""How long an operator's request and a retry may wait. (An occurrence has `catchup_secs`; always-on never ends.)"""
+"""How long an operator's request and a retry may wait. (An occurrence has `catchup_secs`; those of `LEVEL` last.)"""
 
 ON_TIME_SECS: Final = 5.0
 """An occurrence this late counts as on time, whatever `catchup_secs` says: a busy machine is no misfire."""
@@ -70,7 +70,7 @@ def _refusal(agent: AgentState, request: Request, around: Surroundings) -> Refus
 
 def _lateness(agent: AgentState, request: Request, when: Moment) -> Refuse | None:
     definition = agent.definition
-    if request.cause is Cause.ALWAYS_ON or request.waits_for in PROVIDER_WAITS:
+    if request.cause in LEVEL or request.waits_for in PROVIDER_WAITS:
         return None
     if request.occurrence is not None and request.attempt == 1:
         allowed = max(definition.catchup_secs, ON_TIME_SECS) + definition.jitter_secs

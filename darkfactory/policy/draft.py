@@ -7,15 +7,17 @@ once, collects those steps and the actions that they call for, and becomes the n
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
+from types import MappingProxyType
 from typing import Any
 
 from attrs import define, evolve, field
 
-from darkfactory.model.actions import Action, Admission, Cause, Record, Severity
+from darkfactory.model.actions import Action, Admission, Cause, Delivery, Record, Severity
 from darkfactory.model.events import Moment
 from darkfactory.model.fleet import OrchestratorConfig
+from darkfactory.model.messages import Mail
 from darkfactory.model.providers import Provider, RateLimitTracker
 from darkfactory.model.state import AgentState, Durable, Regroup, Request, Run, State, Stopping
 
@@ -37,8 +39,10 @@ class Draft:
     sweep_at: float
     seed: int
     begun: int
+    posts: int
     rate_limits: RateLimitTracker
     providers: dict[str, Provider]
+    mail: Mail
     undeclared: Durable
     actions: list[Action] = field(factory=list)
     touched: dict[str, None] = field(factory=dict)
@@ -49,6 +53,8 @@ class Draft:
     """So much of it that every request that waits is to be asked about."""
     outcomes: dict[tuple[str, Cause], Admission] = field(factory=dict)
     """What the gate last said, by the request's key."""
+    posted: Delivery | None = None
+    """What became of the message that somebody is asking about."""
 
     @classmethod
     def of(cls, state: State, when: Moment) -> Draft:
@@ -67,8 +73,10 @@ class Draft:
             sweep_at=state.sweep_at,
             seed=state.seed,
             begun=state.begun,
+            posts=state.posts,
             rate_limits=state.rate_limits,
             providers=dict(state.providers),
+            mail=state.mail,
             undeclared=state.undeclared,
         )
 
@@ -88,16 +96,26 @@ class Draft:
             sweep_at=self.sweep_at,
             seed=self.seed,
             begun=self.begun,
+            posts=self.posts,
             rate_limits=self.rate_limits,
             providers=self.providers,
+            mail=self.mail,
             undeclared=self.undeclared,
         )
         return state, tuple(self.actions)
 
-    def record(self, kind: str, severity: Severity = Severity.INFO, *, durable: bool = True, **data: Any) -> None:
+    def record(
+        self,
+        kind: str,
+        severity: Severity = Severity.INFO,
+        *,
+        durable: bool = True,
+        journal_only: Mapping[str, Any] = MappingProxyType({}),
+        **data: Any,
+    ) -> None:
         """Journal and log something; None values are left out."""
         told = {key: value for key, value in data.items() if value is not None}
-        self.actions.append(Record(kind, self.when, severity, told, durable))
+        self.actions.append(Record(kind, self.when, severity, told, durable, journal_only))
 
     def change(self, name: str, **changes: Any) -> AgentState:
         """Change fields of an agent and have it reconciled; the changed agent."""

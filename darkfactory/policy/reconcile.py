@@ -12,13 +12,13 @@ from typing import assert_never
 
 from attrs import evolve
 
+from darkfactory.model.actions import LEVEL, Cause, Queue, Refuse, Severity, StartRun, Stop, StopRun
 from darkfactory.model.actions import Admit as Admitted
-from darkfactory.model.actions import Cause, Queue, Refuse, Severity, StartRun, Stop, StopRun
 from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import AgentLayer
 from darkfactory.model.providers import Spending
 from darkfactory.model.state import Phase, Request, Run
-from darkfactory.policy import admission, limits, providers, siblings
+from darkfactory.policy import admission, limits, messages, providers, siblings
 from darkfactory.policy.chance import token
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
@@ -42,6 +42,7 @@ def reconcile(draft: Draft) -> None:
 
 def _reconcile_agent(draft: Draft, name: str) -> None:
     agent = draft.agents[name]
+    messages.expire(draft, name)
     if agent.run is not None:
         announces = agent.announces and not agent.run.fallback  # of what it fell back on that is not known
         limit = limits.next_limit(agent.run, agent.definition, announces=announces)
@@ -54,6 +55,8 @@ def _reconcile_agent(draft: Draft, name: str) -> None:
     elif agent.definition.layer is AgentLayer.SAFETY and draft.stopping is None:
         draft.queue.setdefault((name, Cause.ALWAYS_ON), Request(name, Cause.ALWAYS_ON, wanted_at=draft.when.utc))
         draft.gate_moved = True
+    elif agent.definition.layer is AgentLayer.GROWTH and draft.stopping is None:
+        messages.want_run(draft, name)
 
 
 def stop_run(draft: Draft, run: Run, reason: Reason, detail: str, *, lingered: bool = False) -> Run:
@@ -77,10 +80,10 @@ def enqueue(draft: Draft, request: Request, waits: Queue) -> None:
 
 
 def drop(draft: Draft, request: Request, why: Refuse) -> None:
-    """Tell that a request will not start. An always-on one is wanted again at the next look: told when it changes."""
+    """Tell that a request will not start. One that is wanted again at the next look is told when that changes."""
     draft.outcomes[request.key] = why
     agent = draft.agents[request.agent]
-    if request.cause is not Cause.ALWAYS_ON:
+    if request.cause not in LEVEL:
         draft.record(
             "dropped",
             Severity.WARNING,
@@ -176,7 +179,7 @@ def _made_to_wait(draft: Draft, request: Request, waits: Queue) -> Request:
 
 
 def _record_waiting(draft: Draft, request: Request, waits: Queue) -> None:
-    durable = request.cause is not Cause.ALWAYS_ON
+    durable = request.cause not in LEVEL
     draft.agents[request.agent] = evolve(draft.agents[request.agent], refused=None)
     draft.record(
         "queued",
@@ -228,6 +231,7 @@ def _begin(draft: Draft, request: Request) -> None:
         runs_on=(today, so_far + 1),
     )
     siblings.begun(draft, definition.name)
+    given = messages.give(draft, run)
     draft.outcomes[request.key] = Admitted(run_id)
     draft.record(
         "run_begun",
@@ -238,6 +242,7 @@ def _begin(draft: Draft, request: Request) -> None:
         attempt=request.attempt,
         provider=run.provider,
         fallback=run.fallback or None,
+        messages=[message.id for message in given] or None,
     )
     providers.begun(draft, run, instead_of=draft.config.provider_of(definition) if run.fallback else None)
     draft.actions.append(
@@ -249,6 +254,7 @@ def _begin(draft: Draft, request: Request) -> None:
             occurrence=request.occurrence,
             attempt=request.attempt,
             fallback=run.fallback,
+            messages=given,
         )
     )
     _reconcile_agent(draft, definition.name)

@@ -51,6 +51,7 @@ async def prune_runs(state: AsyncValue[State], machine: Machine) -> None:
             total_bytes=config.keep_bytes,
         )
         pruned = await machine.runs.prune(keep, living=frozenset(state.value.runs))
+        await machine.handoffs.prune(keep.since)
         if pruned.runs:
             _log.info("runs_pruned", runs=pruned.runs, freed_bytes=pruned.freed_bytes)
         if pruned.problem is not None:

@@ -42,6 +42,8 @@ class AgentStatus:
     """Whom it calls, or would; its fallback's while it runs with that."""
     fallback: bool = False
     """It runs with its fallback."""
+    messages: int = 0
+    """In its mailbox, those that its run was given included."""
     api_calls_remaining: int | None = None
     """Of that provider's `calls_per_hour`; None where there is no such limit."""
 
@@ -86,7 +88,8 @@ def statuses(state: State, now: Moment, drift: Mapping[str, DriftScore]) -> list
     for name, agent in state.agents.items():
         provider = agent.run.provider if agent.run is not None else state.config.provider_of(agent.definition)
         left = remaining.get(provider) if provider is not None else None
-        found.append(_status(agent, waiting.get(name), now.at, drift.get(name), provider, left))
+        messages = len(state.mail.box(name))
+        found.append(_status(agent, waiting.get(name), now.at, drift.get(name), provider, left, messages))
     return found
 
 
@@ -127,6 +130,7 @@ def _status(
     drift: DriftScore | None,
     provider: str | None,
     api_calls_remaining: int | None,
+    messages: int,
 ) -> AgentStatus:
     run = agent.run
     condition, reason = _condition(agent, waits_for)
@@ -144,6 +148,7 @@ def _status(
         drift_score=drift,
         provider=provider,
         fallback=run is not None and run.fallback,
+        messages=messages,
         api_calls_remaining=api_calls_remaining,
     )
 

@@ -136,6 +136,7 @@ CASES = {
         "task": ('"another"', "another"),
         "schedule": ('"@hourly"\nlayer = "Core"', "@hourly"),
         "capabilities": ('["sync"]', ("sync",)),
+        "accepts_from": ("[]", ()),
         "max_memory_bytes": ('"2GiB"', 2 * 1024**3),
         "enabled": ("false", False),
         "model": ('"large"\ncli_tool = "claude"', "large"),
