@@ -45,6 +45,7 @@ from darkfactory.model.fleet import (
 from darkfactory.model.messages import HandoffContext
 from darkfactory.model.providers import RateLimitTracker, RateLimitWindow
 from darkfactory.runtime.factory import AgentOrchestrator, Outcome, open_factory
+from darkfactory.runtime.handoffs import read_handoff
 from darkfactory.runtime.scheduler import TimeScheduler
 from darkfactory.runtime.status import AgentStatus, ProviderStatus
 
@@ -103,4 +104,5 @@ __all__ = [
     "Verdict",
     "load_config",
     "open_factory",
+    "read_handoff",
 ]

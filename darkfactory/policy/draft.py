@@ -12,14 +12,24 @@ from math import inf
 from types import MappingProxyType
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
-from darkfactory.model.actions import Action, Admission, Cause, Delivery, Record, Severity
+from darkfactory.model.actions import Action, Admission, Cause, Record, Refuse, Severity
 from darkfactory.model.events import Moment
 from darkfactory.model.fleet import OrchestratorConfig
 from darkfactory.model.messages import Mail
 from darkfactory.model.providers import Provider, RateLimitTracker
 from darkfactory.model.state import AgentState, Durable, Regroup, Request, Run, State, Stopping
+
+
+@frozen
+class Posted:
+    """A message that was accepted or refused."""
+
+    id: str
+    agent: str | None
+    """Whom it is for; None when there is nobody."""
+    refusal: Refuse | None
 
 
 @define(eq=False)
@@ -53,8 +63,8 @@ class Draft:
     """So much of it that every request that waits is to be asked about."""
     outcomes: dict[tuple[str, Cause], Admission] = field(factory=dict)
     """What the gate last said, by the request's key."""
-    posted: Delivery | None = None
-    """What became of the message that somebody is asking about."""
+    posted: Posted | None = None
+    """The message that somebody asks about."""
 
     @classmethod
     def of(cls, state: State, when: Moment) -> Draft:

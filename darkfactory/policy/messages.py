@@ -24,7 +24,7 @@ from darkfactory.model.messages import MESSAGE_BYTES, MESSAGE_TTL_SECS, HandoffC
 from darkfactory.model.state import AgentState, Request, Run
 from darkfactory.policy import handoff
 from darkfactory.policy.chance import token
-from darkfactory.policy.draft import Draft
+from darkfactory.policy.draft import Draft, Posted
 from darkfactory.policy.history import timestamp
 from darkfactory.policy.quoting import block, plain
 
@@ -35,8 +35,6 @@ MAILBOX: Final = 32
 PROMPT_BYTES: Final = 64 * 1024
 """How much of messages one run is told, in UTF-8: programs that take their prompt as an argument take 128 KiB."""
 CAUSES: Final = (Cause.MESSAGE, Cause.HANDOFF)
-_WAITS: Final = Queue("queued")
-"""Until the gate was asked."""
 _CUT: Final = "\n[cut here for its length]"
 _STEERING: Final = re.compile(r"[^\S\n\t ]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """What steers a terminal or cannot be written to a file, and white space of other kinds."""
@@ -71,6 +69,7 @@ def accept(draft: Draft, message: Message, *, cut: bool = False, named: bool = F
         journal_only={"text": message.text},
     )
     draft.touched[message.to] = None
+    draft.gate_moved = True  # so that the gate says what becomes of it
     return None
 
 
@@ -252,7 +251,7 @@ def sent(draft: Draft, event: events.MessageSent) -> None:
     expires = now + timedelta(seconds=event.ttl_secs)
     message = Message(message_id, to, event.text, now, expires, event.sender, hops(draft, event.sender))
     refusal = accept(draft, message, named=event.id is not None)
-    draft.posted = Delivery(message_id, to, refusal or _WAITS)
+    draft.posted = Posted(message_id, to, refusal)
 
 
 def handed_over(draft: Draft, event: events.HandoffAsked) -> None:
@@ -264,25 +263,26 @@ def handed_over(draft: Draft, event: events.HandoffAsked) -> None:
     if draft.agents[context.from_agent].run is None:
         why = Refuse("inactive_sender", f"{context.from_agent} has no run, so there is nothing that it could hand over")
         refuse(draft, context.to_agent, context.from_agent, why, context.id)
-        draft.posted = Delivery(context.id, context.to_agent, why)
+        draft.posted = Posted(context.id, context.to_agent, why)
         return
     message = _of_handoff(draft, context, event.file, hops(draft, context.from_agent))
     refusal = accept(draft, message, cut=True, named=True)
-    draft.posted = Delivery(context.id, context.to_agent, refusal or _WAITS)
+    draft.posted = Posted(context.id, context.to_agent, refusal)
 
 
-def _again(draft: Draft, message_id: str) -> Delivery:
+def _again(draft: Draft, message_id: str) -> Posted:
     for name, box in draft.mail.boxes.items():
         if any(message.id == message_id for message in box):
-            return Delivery(message_id, name, _WAITS)
-    return Delivery(message_id, None, Refuse("duplicate", "a message of this id was accepted before, and is done"))
+            return Posted(message_id, name, None)
+    return Posted(message_id, None, Refuse("duplicate", "a message of this id was accepted before, and is done"))
 
 
-def outcome(draft: Draft, posted: Delivery) -> Delivery:
+def outcome(draft: Draft, posted: Posted) -> Delivery:
     """What has become of a message that was just accepted, after the gate was asked."""
-    if isinstance(posted.outcome, Refuse) or posted.agent is None:
-        return posted
-    return evolve(posted, outcome=_admission(draft, posted.agent, posted.id))
+    if posted.refusal is not None:
+        return Delivery(posted.id, posted.agent, posted.refusal)
+    assert posted.agent is not None
+    return Delivery(posted.id, posted.agent, _admission(draft, posted.agent, posted.id))
 
 
 def _admission(draft: Draft, name: str, message_id: str) -> Admission:
@@ -291,19 +291,16 @@ def _admission(draft: Draft, name: str, message_id: str) -> Admission:
     if run_id is not None:
         return Admit(run_id)
     if draft.stopping is not None:
-        return Queue("stopping", "it waits for the factory's next start")
+        return Queue("next_start", "the factory stops; it waits for the next start")
     if not draft.looked_at:
         return Queue("starting", "the factory is starting")
     if agent.run is not None:
         return Queue("own_run", f"its run {agent.run.id} lives")
-    if agent.definition.layer is not AgentLayer.GROWTH:
-        return Queue("next_run", "it joins the prompt of its next run")
-    answers = (draft.outcomes.get((name, cause)) for cause in CAUSES)
+    answers = (draft.outcomes.get((name, cause)) for cause in Cause)
     answer = next((each for each in answers if isinstance(each, Queue | Refuse)), None)
-    if answer is None:
-        waiting = (draft.queue[name, cause].waits_for for cause in CAUSES if (name, cause) in draft.queue)
-        return Queue(next(waiting, None) or "queued")
-    return Queue(answer.reason, answer.detail)
+    if answer is not None and agent.definition.layer is AgentLayer.GROWTH:
+        return Queue(answer.reason, answer.detail)  # where a run is refused now, the message waits all the same
+    return Queue("next_run", "it joins the prompt of its next run")
 
 
 def in_words(messages: Sequence[Message]) -> str:

@@ -19,16 +19,16 @@ from attrs import asdict, define, evolve, field, frozen
 
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process
-from darkfactory.errors import HandoffFailed, SpawnFailed
+from darkfactory.errors import SpawnFailed
 from darkfactory.model.actions import Queue, StartRun, Stop
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.events import DiskChecked, Moment, RunEnded, RunStarted
 from darkfactory.model.fleet import AgentDefinition, PromptVia
-from darkfactory.model.messages import HandedOver, Sent
+from darkfactory.model.messages import Sent
 from darkfactory.model.signals import Finished, Usage
-from darkfactory.policy import handoff
 from darkfactory.policy.history import timestamp
 from darkfactory.policy.messages import in_words
+from darkfactory.runtime.handoffs import write_down
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.intake import Intake
 from darkfactory.runtime.memory import MemoryWatch
@@ -47,8 +47,6 @@ FULL_BYTES: Final = 16 * 1024**2
 """With less room than this, or than `min_free_bytes` if that is less, a bad end is blamed on the disk."""
 MESSAGES: Final = "DARKFACTORY_MESSAGES"
 """The variable that names the file with what a run is told; for programs whose task may be a script."""
-HANDOFF_SECS: Final = 5.0
-"""How long writing down what a run hands over may take."""
 SESSIONS: Final = 16
 """Of this many of its sessions an agent's memory keeps the usage."""
 _MAY_BE_THE_DISKS: Final = {Reason.FAILED, Reason.STALLED, Reason.TIMED_OUT}
@@ -238,34 +236,14 @@ class _LiveRun:
         if self.process is not None:
             self._summarise(now, verdict)
         tally = self.intake.tally
-        sent = await self._sent(now) if verdict.reason is Reason.SUCCEEDED else Sent()
+        sent = Sent()
+        if verdict.reason is Reason.SUCCEEDED and (tally.mentions or tally.handoffs):
+            store = self.place.machine.handoffs
+            sent = Sent(tuple(tally.mentions), await write_down(tally.handoffs, self.handle.order, store, now))
         event = RunEnded(
             now, self.handle.order.run_id, verdict, self.exit_code, self.unreaped, tally.totals, tally.spent, sent
         )
         await self.place.sender.send(event)
-
-    async def _sent(self, now: Moment) -> Sent:
-        """What it wrote for others; contexts that it hands over are on the disk then."""
-        order, tally = self.handle.order, self.intake.tally
-        handoffs: list[HandedOver] = []
-        for number, text in enumerate(tally.handoffs, 1):
-            handoff_id = f"{order.run_id}-h{number}"
-            try:
-                written = handoff.from_block(text, "its handoff block")
-                context = handoff.stamped(
-                    written, new_id=handoff_id, from_agent=order.agent, to_agent=written.to_agent, now=now.utc
-                )
-                with trio.move_on_after(HANDOFF_SECS) as patience:
-                    file = await self.place.machine.handoffs.write(context.id, handoff.to_json(context))
-                    handoffs.append(HandedOver(context, file))
-                if patience.cancelled_caught:
-                    handoffs.append(HandedOver(None, problem=f"it could not be written within {HANDOFF_SECS:g} s"))
-            except HandoffFailed as failure:
-                handoffs.append(HandedOver(None, problem=str(failure)))
-            except OSError as error:
-                handoffs.append(HandedOver(None, problem=f"it cannot be written: {error}"))
-        await trio.lowlevel.checkpoint()
-        return Sent(tuple(tally.mentions), tuple(handoffs))
 
     def _judge(self) -> Verdict:
         stop = self.stopped
