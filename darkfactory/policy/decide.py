@@ -374,6 +374,7 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
     verdict = event.verdict
     after = restart.AFTER[verdict.reason]
     totals = asdict(event.totals, filter=lambda _, value: bool(value))
+    messages.send(draft, run, event.sent)  # on the record before its end is, so that a crash between them loses nothing
     del draft.runs[run.id]
     draft.record(
         "run_ended",
@@ -419,7 +420,6 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
             correction.hold(draft, run.agent, "crash_loop", detail)
     elif agent.hold is None:
         planned = _plan_again(draft, run, verdict, len(bad_ends))
-    messages.send(draft, run, event.sent)
     messages.over(draft, run.agent, run.id, again=planned in _SAME_WORK)
 
 

@@ -127,6 +127,8 @@ class Outcome:
 class _Asker:
     answered: trio.Event = field(factory=trio.Event)
     answer: Answer | None = None
+    journalled: int = 0
+    """The number of the journal's line that makes it last."""
 
 
 class AgentOrchestrator:
@@ -265,7 +267,8 @@ class AgentOrchestrator:
             raise ValueError(f"ttl_secs must be more than 0 and at most {MESSAGE_TTL_MAX_SECS:g}")
         required = tuple(capabilities)
         answer = await self._alive().ask(
-            lambda when, number: MessageSent(when, text, to, required, sender, message_id, ttl_secs, number)
+            lambda when, number: MessageSent(when, text, to, required, sender, message_id, ttl_secs, number),
+            durable=True,
         )
         assert isinstance(answer.outcome, Delivery)
         return answer.outcome
@@ -293,7 +296,7 @@ class AgentOrchestrator:
             file = await life.machine.handoffs.write(context.id, text)
         except OSError as error:
             raise HandoffFailed(f"the context cannot be written: {error}") from error
-        answer = await life.ask(lambda when, number: HandoffAsked(when, context, file, number))
+        answer = await life.ask(lambda when, number: HandoffAsked(when, context, file, number), durable=True)
         assert isinstance(answer.outcome, Delivery)
         outcome = answer.outcome.outcome
         if isinstance(outcome, Refuse) and outcome.reason != "duplicate":
@@ -385,8 +388,8 @@ class _Life:
         self._asked += 1
         return f"{letter}-{utc:%Y%m%d-%H%M%S}-{token(self._seed, letter, self._asked, utc.isoformat())}"
 
-    async def ask(self, event: Callable[[Moment, int], Event]) -> Answer:
-        """Put a question to the supervisor and wait for its answer."""
+    async def ask(self, event: Callable[[Moment, int], Event], *, durable: bool = False) -> Answer:
+        """Put a question to the supervisor and wait for its answer; if `durable`, until a power cut cannot undo it."""
         self._asked += 1
         number = self._asked
         asker = self._askers[number] = _Asker()
@@ -394,6 +397,8 @@ class _Life:
             async with move_on_when(self.over.wait):
                 await self.sender.send(event(self.sender.now(), number))
                 await asker.answered.wait()
+                if durable:
+                    await self.machine.journal.wait_durable(asker.journalled)
         finally:
             del self._askers[number]
         if asker.answer is None:
@@ -426,10 +431,11 @@ class _Life:
     def _obstacle(self, run_id: str) -> Queue | None:
         return obstacle_at_start(self.state.value, run_id, self.sender.now())
 
-    def _answer(self, answer: Answer) -> None:
+    def _answer(self, answer: Answer, journalled: int) -> None:
         asker = self._askers.get(answer.request)
         if asker is not None:  # else it no longer waits
             asker.answer = answer
+            asker.journalled = journalled
             asker.answered.set()
 
     async def _hear_cancellation(self) -> None:
