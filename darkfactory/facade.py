@@ -42,6 +42,7 @@ from darkfactory.model.fleet import (
     ToolConfig,
 )
 from darkfactory.model.providers import RateLimitTracker, RateLimitWindow
+from darkfactory.model.routing import Route, RoutedBy, RoutingConfig, RunnerUp
 from darkfactory.runtime.factory import AgentOrchestrator, Outcome, open_factory
 from darkfactory.runtime.scheduler import TimeScheduler
 from darkfactory.runtime.status import AgentStatus, ProviderStatus
@@ -86,6 +87,10 @@ __all__ = [
     "RateLimitWindow",
     "Reason",
     "Refuse",
+    "Route",
+    "RoutedBy",
+    "RoutingConfig",
+    "RunnerUp",
     "ScheduleEvent",
     "SchedulerError",
     "Secret",
