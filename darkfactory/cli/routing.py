@@ -34,19 +34,19 @@ SHOWN: Final = 3
 
 def explain(config: OrchestratorConfig, text: str, capabilities: Sequence[str], *, as_json: bool) -> int:
     """Print the choice; 0, or 1 when there is none."""
-    chosen = routing.route(config, text, capabilities, standing(config, _remembered(config)))
+    when = Moment(0.0, SystemClock().utc())
+    chosen = routing.route(config, text, capabilities, standing(config, _remembered(config), when))
     click.echo(json.dumps(_for_programs(chosen), indent=1) if as_json else _for_people(chosen))
     if chosen.agent is not None:
         _doubt(config, chosen.agent)
     return NOBODY if chosen.agent is None else 0
 
 
-def standing(config: OrchestratorConfig, durable: Durable) -> dict[str, Standing]:
+def standing(config: OrchestratorConfig, durable: Durable, when: Moment) -> dict[str, Standing]:
     """How it stands with every agent, as far as the journal tells.
 
     A run without an end counts as alive: while a factory is at work it is, and else it counts for little.
     """
-    when = Moment(0.0, SystemClock().utc())
     state, _ = initial(config, durable, when)
     alive = {run: agent for run, agent in durable.alive.items() if agent in state.agents}
     return routing.standing_of(Draft.of(attrs.evolve(state, runs=alive), when))

@@ -43,14 +43,14 @@ KEYWORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         ),
         "testing": (
             *("test", "tested", "tester", "untested", "coverage", "pytest", "regression", "flaky", "fuzz", "fuzzing"),
-            *("fuzzer", "TDD", "QA", "end to end", "e2e", "test-driven"),
+            *("fuzzer", "TDD", "QA", "end to end", "e2e"),
         ),
         "sync": (
             *("syncing", "synced", "synchronize", "synchronise", "synchronizing", "synchronising", "synchronization"),
             *("synchronisation", "upstream", "mirror", "mirroring", "rebase", "backport", "replicate"),
         ),
         "dependency-management": (
-            *("dependency", "outdated", "lock file", "lockfile", "upgrade", "upgrading", "bump", "version bump"),
+            *("dependency", "outdated", "lock file", "lockfile", "upgrade", "upgrading", "bump"),
             *("package manager", "package update", "requirements.txt", "package.json", "Cargo.toml", "go.mod"),
             *("npm", "pip", "dependabot", "renovate", "semver"),
         ),
@@ -59,7 +59,7 @@ KEYWORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             *("tutorial", "user guide", "wiki", "release notes", "API reference"),
         ),
         "performance": (
-            *("slow", "slowness", "slower", "faster", "speed", "speed up", "latency", "throughput", "profiling"),
+            *("slow", "slowness", "slower", "faster", "speed", "latency", "throughput", "profiling"),
             *("profiler", "benchmark", "benchmarking", "optimize", "optimise", "optimizing", "optimising", "hot path"),
             *("optimization", "optimisation", "bottleneck", "memory leak", "memory usage", "CPU usage", "N+1"),
         ),
@@ -111,7 +111,7 @@ def route(
     be given a task and has nothing to do. `excluding` is agent -> why this task is not for it.
     """
     declared = {agent.name: frozenset(map(folded, agent.capabilities)) for agent in config.agents}
-    required = tuple(dict.fromkeys(map(folded, capabilities)))
+    required = tuple(sorted({*map(folded, capabilities)}))
     keywords = _keywords(config, text, frozenset().union(*declared.values()))
     named = frozenset(capability for capability, words in keywords.items() if capability in words)
     looked_for = required or tuple(keywords)

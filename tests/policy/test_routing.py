@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from darkfactory.cli import routing as command
 from darkfactory.model.ends import ErrorClass
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, Fallback, OrchestratorConfig, ProviderConfig
 from darkfactory.model.routing import Route, RoutedBy, RoutingConfig, Standing, folded
 from darkfactory.policy import routing
 from darkfactory.policy.draft import Draft
+from darkfactory.policy.history import fold
 from darkfactory.policy.routing import KEYWORDS, READ_CHARS, route, standing_of
 
 from .world import CORE, GROWTH, SAFETY, World, agent, fleet
@@ -399,3 +401,28 @@ class TestStanding:
         found = self.stands(world)
         assert (found["first"].unavailable or "").startswith("budget: p: 1 calls within the hour")
         assert found["other"] == Standing()
+
+    def test_the_journal_tells_the_same_while_the_factory_lives(self):
+        world = World.begun(
+            agent("busy", GROWTH, provider="q"),
+            agent("held", GROWTH),
+            agent("turned-away", GROWTH, provider="p"),
+            agent("waits", GROWTH, provider="p"),
+            agent("off", GROWTH, enabled=False),
+            agent("often", CORE, max_runs_per_day=1),
+            max_concurrent_runs=2,
+        )
+        world.holds("held")
+        world.asks("turned-away")
+        world.turned_away("turned-away", 1.0, resets=7200.0)
+        world.asks("waits", 2.0)
+        world.due("often", 3.0)
+        world.asks("busy", 4.0)
+        live = self.stands(world)
+        assert live["busy"] == Standing(load=1)
+        assert [live[name].load for name in ("turned-away", "waits", "often")] == [1, 1, 1]
+        assert [name for name, each in live.items() if each.unavailable] == [
+            *("held", "turned-away", "waits", "off", "often")
+        ]
+        durable = fold(world.lines(), world.config.timezone)
+        assert command.standing(world.config, durable, world.now()) == live
