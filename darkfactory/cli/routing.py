@@ -23,6 +23,7 @@ from darkfactory.policy import routing
 from darkfactory.policy.decide import initial
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import fold
+from darkfactory.policy.quoting import plain
 from darkfactory.runtime.factory import state_dir_of
 from darkfactory.tools import tool_for
 from darkfactory.tools.environment import environment
@@ -48,8 +49,7 @@ def standing(config: OrchestratorConfig, durable: Durable, when: Moment) -> dict
     A run without an end counts as alive: while a factory is at work it is, and else it counts for little.
     """
     state, _ = initial(config, durable, when)
-    alive = {run: agent for run, agent in durable.alive.items() if agent in state.agents}
-    return routing.standing_of(Draft.of(attrs.evolve(state, runs=alive), when))
+    return routing.standing_of(Draft.of(attrs.evolve(state, runs=durable.alive), when))
 
 
 def _remembered(config: OrchestratorConfig) -> Durable:
@@ -85,7 +85,7 @@ def _for_people(route: Route) -> str:
     lines = [f"{route.agent} (by {route.by.value})" if route.by is not None else "no agent can be given this"]
     lines += _rows("because", route.reasons)
     if route.agent is None:
-        lines += _rows("looked for", route.looked_for or ("nothing that is known",))
+        lines += _rows("looked for", [*map(plain, route.looked_for)] or ["nothing that is known"])
     shown = [f"{runner.agent}: {'; '.join(runner.reasons)}" for runner in route.runners_up[:SHOWN]]
     if len(route.runners_up) > SHOWN:
         shown.append(f"and {len(route.runners_up) - SHOWN} more")

@@ -146,6 +146,13 @@ def test_a_refusal_exits_1_and_names_what_was_looked_for(route: Route) -> None:
     ]
 
 
+def test_what_was_required_cannot_steer_a_terminal_nor_break_the_command(route: Route) -> None:
+    result = route("\udcff", "--capability", "a\x1b[2J\udcff\nb")
+    assert result.exit_code == 1
+    assert "\x1b" not in result.output
+    assert "  looked for:  a [2j -b" in result.stdout.splitlines()
+
+
 def test_people_are_told_shortly(route: Route) -> None:
     assert route("probe it").stdout.splitlines() == [
         "tester (by keywords)",
@@ -219,6 +226,14 @@ def test_the_journal_of_another_fleet_is_not_taken_for_ones_own(route: Route, st
     result = route("probe it", "--json")
     assert told(result)["agent"] == "tester"
     assert "belongs to" in result.stderr
+
+
+def test_a_journal_that_others_could_have_written_is_not_believed(route: Route, state: Path, file: Path) -> None:
+    journal(state, file, SNAPSHOT, HELD)
+    state.chmod(0o777)
+    result = route("probe it", "--json")
+    assert told(result)["agent"] == "tester"
+    assert "others may write to this directory" in result.stderr
 
 
 def test_a_journal_that_cannot_be_read_is_told_of(route: Route, state: Path, file: Path) -> None:

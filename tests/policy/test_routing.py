@@ -143,7 +143,7 @@ class TestWords:
             ("cookie", "cookies", True),
             ("index", "indexes", True),
             ("query", "queries", True),
-            ("class", "clas", False),
+            ("pass", "passes", True),
             ("DNS", "dns", True),
             ("data flow", "data_flow", True),
             ("data flow", "data-flow", True),
@@ -179,6 +179,9 @@ class TestWords:
         assert runner_up.reasons[0] == "declares testing, which the text asks for (flaky)"
 
     def test_a_declared_capability_that_the_text_names_counts_before_words(self):
+        many = agent("many", GROWTH, capabilities=("testing", "performance", "documentation"))
+        one = agent("one", GROWTH, capabilities=("compliance",))
+        assert ask("Compliance of the slow and flaky readme", many, one).agent == "one"
         found = ask("Vulnerability scanning of the slow tests, and coverage, please", TESTER, SENTINEL)
         assert (found.agent, found.by) == ("sentinel", RoutedBy.CAPABILITIES)
         assert found.reasons[0] == "the text names vulnerability-scanning, which it declares"
@@ -190,6 +193,9 @@ class TestWords:
     def test_what_stands_far_back_in_a_long_text_is_not_read(self):
         assert ask(" " * (READ_CHARS - 4) + "test", TESTER).agent == "tester"
         assert ask(" " * READ_CHARS + "test", TESTER).agent is None
+
+    def test_a_word_that_nobody_can_have_declared_is_no_word(self):
+        assert routing._words("x" * 64 + " " + "x" * 65) == ("x" * 64, "")
 
     @pytest.mark.parametrize("piece", ["a", "a ", "\u0300\u0316", "a\u0323\u0301", "test-", "+", "安", "\ufdfa", "\0"])
     def test_a_hostile_text_costs_no_more_than_its_beginning(self, piece):
