@@ -44,6 +44,7 @@ from darkfactory.model.fleet import (
 )
 from darkfactory.model.messages import HandoffContext
 from darkfactory.model.providers import RateLimitTracker, RateLimitWindow
+from darkfactory.model.routing import Route, RoutedBy, RoutingConfig, RunnerUp
 from darkfactory.runtime.factory import AgentOrchestrator, Outcome, open_factory
 from darkfactory.runtime.handoffs import read_handoff
 from darkfactory.runtime.scheduler import TimeScheduler
@@ -92,6 +93,10 @@ __all__ = [
     "RateLimitWindow",
     "Reason",
     "Refuse",
+    "Route",
+    "RoutedBy",
+    "RoutingConfig",
+    "RunnerUp",
     "ScheduleEvent",
     "SchedulerError",
     "Secret",

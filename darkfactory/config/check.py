@@ -32,9 +32,12 @@ from darkfactory.model.fleet import (
     Strategy,
     ToolConfig,
 )
+from darkfactory.model.routing import folded
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_LONGEST_WORDS = 64
+"""Characters of a capability or a keyword. What is longer is a sentence, and in no text twice."""
 _RUN_MARK = "DARKFACTORY_RUN"
 """The variable by which the launcher knows a run's processes again."""
 _DEFAULT_GRACES = (
@@ -111,6 +114,7 @@ def findings(config: OrchestratorConfig) -> Iterator[Finding]:
     for name, provider in config.providers.items():
         yield from _provider(("providers", name), name)
         yield from limits.check(("providers", name), provider)
+    yield from _routing(config)
     for index, agent in enumerate(config.agents):
         yield from _agent(("agents", index), agent, config)
     yield from _duplicates(config.agents)
@@ -138,8 +142,20 @@ def _oddities(config: OrchestratorConfig) -> Iterator[Finding]:
     for name in (name for name in config.providers if name not in in_use):
         called = f"they call {', '.join(sorted(in_use))}" if in_use else "set the agents' provider"
         yield Finding(("providers", name), "limits a provider that no agent calls", called)
+    yield from _routing_oddities(config)
     if config.compound_review is not None:
         yield Finding(("compound_review",), "is checked, but this version does not run the review yet")
+
+
+def _routing_oddities(config: OrchestratorConfig) -> Iterator[Finding]:
+    here, routing = ("routing",), config.routing
+    if any(agent.name == routing.fallback and not agent.enabled for agent in config.agents):
+        yield Finding((*here, "fallback"), f"{routing.fallback} is disabled: what fits nobody is refused")
+    declared = {folded(capability) for agent in config.agents for capability in agent.capabilities}
+    for capability in routing.keywords:
+        if folded(capability) not in declared:
+            remedy = f"the agents declare {', '.join(sorted(declared))}" if declared else "no agent declares any"
+            yield Finding((*here, "keywords", capability), "no agent declares this capability", remedy)
 
 
 def _top(config: OrchestratorConfig) -> Iterator[Finding]:
@@ -224,6 +240,28 @@ def _pattern(here: Keys, pattern: str) -> Iterator[Finding]:
             yield Finding(here, "matches every line, also an empty one", "name what such a line must hold")
 
 
+def _routing(config: OrchestratorConfig) -> Iterator[Finding]:
+    here, fallback = ("routing",), config.routing.fallback
+    names = [agent.name for agent in config.agents]
+    if fallback is not None and fallback not in names:
+        remedy = words.did_you_mean(fallback, names, "agents")
+        yield Finding((*here, "fallback"), f"{words.shown(fallback)} is no agent's name", remedy, reads=(("agents",),))
+    for capability, keywords in config.routing.keywords.items():
+        keys = (*here, "keywords", capability)
+        yield from _words(keys, capability, "capability")
+        if not keywords:
+            yield Finding(keys, "must not be empty", "name the words that ask for it, or leave it out")
+        for index, keyword in enumerate(keywords):
+            yield from _words((*keys, index), keyword, "keyword")
+
+
+def _words(keys: Keys, text: str, noun: str) -> Iterator[Finding]:
+    if not any(map(str.isalnum, text)):
+        yield Finding(keys, f"{words.shown(text)} is no {noun}: it has neither a letter nor a digit")
+    if len(text) > _LONGEST_WORDS:
+        yield Finding(keys, f"is longer than the {_LONGEST_WORDS} characters of a {noun}", "name it in a few words")
+
+
 def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> Iterator[Finding]:
     yield from limits.check(here, agent)
     yield from _name((*here, "name"), agent.name)
@@ -240,6 +278,8 @@ def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> It
         yield from _no_nul((*here, "resume"), agent.resume)
     yield from _options(here, agent, config.tools)
     yield from _arguments((*here, "args"), agent.args)
+    for place, capability in enumerate(agent.capabilities):
+        yield from _words((*here, "capabilities", place), capability, "capability")
     if agent.provider is not None:
         yield from _provider((*here, "provider"), agent.provider)
     if agent.fallback is not None:

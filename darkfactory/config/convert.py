@@ -41,6 +41,7 @@ from darkfactory.model.fleet import (
     Strategy,
     ToolConfig,
 )
+from darkfactory.model.routing import RoutingConfig
 
 Hook = Callable[[Any, Any], Any]
 
@@ -53,6 +54,7 @@ _SECTIONS: dict[type[attrs.AttrsInstance], str] = {
     ToolConfig: "[tools.X]",
     JsonlMap: "[tools.X.jsonl]",
     ProviderConfig: "[providers.X]",
+    RoutingConfig: "[routing]",
     Fallback: "[agents.fallback]",
     AgentDefinition: "[[agents]]",
 }
@@ -105,6 +107,10 @@ def _converter(base: Path, environ: Mapping[str, str]) -> Converter:
     converter.register_structure_hook(ZoneInfo, lambda value, _: _zone(value))
     converter.register_structure_hook(Secret, lambda value, _: _secret(value, environ))
     converter.register_structure_hook(Path, lambda value, _: expand.path(_string(value), base=base, environ=environ))
+    converter.register_structure_hook_func(
+        lambda target: target == tuple[str, ...],
+        _only(list, "an array", lambda value, _: tuple(converter.structure(value, list[str]))),
+    )
     for word in (AgentLayer, Containment, Overlap, Permissions, PromptVia, Strategy):
         converter.register_structure_hook(word, _word)
     for section in reversed(_SECTIONS):  # the whole last: it is made of the others

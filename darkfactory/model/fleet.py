@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 
 from attrs import evolve, field, frozen
 
+from darkfactory.model.routing import RoutingConfig
+
 
 class AgentLayer(Enum):
     """The three layers of a fleet; the value is the word used in TOML, logs and tables."""
@@ -285,6 +287,7 @@ class AgentDefinition:
     schedule: str | None = None
     """A cron expression: required in Core, refused elsewhere."""
     capabilities: tuple[str, ...] = ()
+    """What it can be given tasks for; compared without regard to case, hyphens, underscores and spaces."""
     accepts_from: tuple[str, ...] | None = None
     """The agents that may send to it; None means all. Those who are no agents may in any case."""
     max_memory_bytes: int | None = None
@@ -386,6 +389,7 @@ class OrchestratorConfig:
     layers: Mapping[AgentLayer, LayerConfig] = field(factory=_one_per_layer)
     tools: Mapping[str, ToolConfig] = field(factory=dict)
     providers: Mapping[str, ProviderConfig] = field(factory=dict)
+    routing: RoutingConfig = field(factory=RoutingConfig)
     source: Path | None = None
     """The fleet file, resolved; None for a fleet made in a program."""
 

@@ -29,6 +29,7 @@ from darkfactory.model.fleet import (
     Strategy,
     ToolConfig,
 )
+from darkfactory.model.routing import RoutingConfig
 
 GROWTH = AgentDefinition("a", AgentLayer.GROWTH, "bash", "true")
 OTHER = Fallback(cli_tool="claude", provider="q")
@@ -60,6 +61,7 @@ CASES = {
         ),
         "tools": ('{t = {argv = ["p"]}}', {"t": ToolConfig(("p",))}),
         "providers": ("{p = {hard = true}}", {"p": ProviderConfig(hard=True)}),
+        "routing": ('{fallback = "a"}', RoutingConfig("a")),
     },
     NightwatchConfig: {
         "eval_interval_secs": ("60", 60.0),
@@ -123,6 +125,10 @@ CASES = {
         "usd_per_day": ("2.5", 2.5),
         "hard": ("true", True),
     },
+    RoutingConfig: {
+        "fallback": ('"a"', "a"),
+        "keywords": ('{sync = ["gleichziehen", "C++"]}', {"sync": ("gleichziehen", "C++")}),
+    },
     Fallback: {
         "cli_tool": ('"codex"', "codex"),
         "model": ('"small"', "small"),
@@ -172,6 +178,7 @@ SECTIONS = {
     ToolConfig: ToolConfig(("prog",)),
     JsonlMap: JsonlMap(),
     ProviderConfig: ProviderConfig(),
+    RoutingConfig: RoutingConfig(),
     Fallback: OTHER,
     AgentDefinition: GROWTH,
 }
@@ -198,6 +205,7 @@ HEADERS = {
     ToolConfig: "[tools.mine]",
     JsonlMap: '[tools.mine]\nargv = ["prog"]\n[tools.mine.jsonl]',
     ProviderConfig: "[providers.mine]",
+    RoutingConfig: "[routing]",
     Fallback: "[agents.fallback]",
     AgentDefinition: "[[agents]]",
 }
@@ -234,6 +242,7 @@ def read(config: OrchestratorConfig, section: type) -> object:
         ToolConfig: config.tools.get("mine"),
         JsonlMap: getattr(config.tools.get("mine"), "jsonl", None),
         ProviderConfig: config.providers.get("mine"),
+        RoutingConfig: config.routing,
         Fallback: config.agents[0].fallback,
         AgentDefinition: config.agents[0],
     }[section]
@@ -252,6 +261,7 @@ def with_value(section: type, field: str, value: object) -> OrchestratorConfig:
         ToolConfig: lambda: attrs.evolve(fleet, tools={"mine": changed}),
         JsonlMap: lambda: attrs.evolve(fleet, tools={"mine": ToolConfig(("prog",), jsonl=changed)}),
         ProviderConfig: lambda: attrs.evolve(fleet, providers={"mine": changed}),
+        RoutingConfig: lambda: attrs.evolve(fleet, routing=changed),
         Fallback: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, provider="p", fallback=changed),)),
         AgentDefinition: lambda: attrs.evolve(fleet, agents=(changed,)),
     }[section]()

@@ -22,6 +22,7 @@ from darkfactory.model.fleet import (
     ProviderConfig,
     ToolConfig,
 )
+from darkfactory.model.routing import RoutingConfig
 
 SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "Top of the file": OrchestratorConfig,
@@ -29,6 +30,7 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "`[[agents]]`": AgentDefinition,
     "`[agents.fallback]`": Fallback,
     "`[providers.X]`": ProviderConfig,
+    "`[routing]`": RoutingConfig,
     "`[tools.X]`": ToolConfig,
     "`[tools.X.jsonl]`": JsonlMap,
     "`[nightwatch]`": NightwatchConfig,
@@ -36,10 +38,12 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "`[compound_review]`": CompoundReviewConfig,
 }
 NO_KEYS = {"source", "layers", "agents", "tools", "jsonl", "nightwatch", "min_samples", "compound_review"} | {
-    "fallback",
     "providers",
+    "routing",
 }
 """Fields that are sections, or set by the loader."""
+SECTION_OF_AN_AGENT = (AgentDefinition, "fallback")
+"""A section too; elsewhere that is the name of a key."""
 
 FLEET = """
 {top}
@@ -47,6 +51,8 @@ FLEET = """
 {layer}
 [providers.mine]
 {provider}
+[routing]
+{routing}
 [tools.mine]
 argv = ["mine"]
 {tool}
@@ -75,7 +81,19 @@ cli_tool = "claude"
 PLACES = dict(
     zip(
         SECTIONS,
-        ("top", "layer", "agent", "fallback", "provider", "tool", "jsonl", "nightwatch", "samples", "review"),
+        (
+            "top",
+            "layer",
+            "agent",
+            "fallback",
+            "provider",
+            "routing",
+            "tool",
+            "jsonl",
+            "nightwatch",
+            "samples",
+            "review",
+        ),
         strict=True,
     )
 )
@@ -90,7 +108,9 @@ def fleet(**lines: str) -> OrchestratorConfig:
 
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_every_key_has_its_row_and_every_row_its_key(heading: str, tables: Tables):
-    fields = [field.name for field in attrs.fields(SECTIONS[heading]) if field.name not in NO_KEYS]
+    section = SECTIONS[heading]
+    names = [field.name for field in attrs.fields(section)]
+    fields = [name for name in names if name not in NO_KEYS and (section, name) != SECTION_OF_AN_AGENT]
     rows = [row[0].strip("`") for row in tables("configuration")[heading]]
     assert sorted(rows) == sorted(fields)
 
