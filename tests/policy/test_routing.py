@@ -6,7 +6,7 @@ import tracemalloc
 from types import MappingProxyType
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darkfactory.cli import routing as command
@@ -20,6 +20,8 @@ from darkfactory.policy.routing import KEYWORDS, READ_CHARS, route, standing_of
 
 from .world import CORE, GROWTH, SAFETY, World, agent, fleet
 
+UNTIMED = settings(deadline=None)
+"""How long an example takes says something of the machine alone."""
 HELD = Standing("held: since then")
 SENTINEL = agent("sentinel", SAFETY, capabilities=("security", "vulnerability-scanning"))
 SYNC = agent("synchronizer", CORE, capabilities=("sync", "dependency-management"))
@@ -295,6 +297,7 @@ def situations(draw: st.DrawFn) -> tuple[OrchestratorConfig, dict[str, Standing]
     return fleet(*agents, routing=RoutingConfig(fallback)), standing
 
 
+@UNTIMED
 @given(situations(), TEXTS, NEEDS)
 def test_whoever_is_chosen_can_be_given_the_task_and_fits(situation, text, needs):
     config, standing = situation
@@ -315,6 +318,7 @@ def test_whoever_is_chosen_can_be_given_the_task_and_fits(situation, text, needs
             assert declares & set(found.looked_for)
 
 
+@UNTIMED
 @given(situations(), TEXTS, NEEDS)
 def test_nobody_is_refused_a_task_that_somebody_could_have(situation, text, needs):
     config, standing = situation
@@ -327,6 +331,7 @@ def test_nobody_is_refused_a_task_that_somebody_could_have(situation, text, need
             assert not fits or each.name in found.passed_over
 
 
+@UNTIMED
 @given(situations(), TEXTS, NEEDS, st.randoms())
 def test_neither_the_order_of_the_words_nor_that_of_the_question_matters(situation, text, needs, random):
     config, standing = situation
@@ -338,6 +343,7 @@ def test_neither_the_order_of_the_words_nor_that_of_the_question_matters(situati
     assert (found.agent, found.by, found.runners_up) == (first.agent, first.by, first.runners_up)
 
 
+@UNTIMED
 @given(situations(), TEXTS, NEEDS, st.lists(CAPABILITIES, max_size=3))
 def test_an_agent_more_that_is_declared_last_changes_nothing_unless_it_is_chosen(situation, text, needs, capabilities):
     config, standing = situation
@@ -350,12 +356,14 @@ def test_an_agent_more_that_is_declared_last_changes_nothing_unless_it_is_chosen
     assert route(irrelevant, text, needs, standing).agent == before.agent
 
 
+@UNTIMED
 @given(st.text())
 def test_any_text_has_an_answer(text):
     assert ask(text, SENTINEL, SYNC, REVIEWER, TESTER, HELPER, fallback="helper").agent is not None
     assert ask(text, HELPER, needs=(text,)).agent is None
 
 
+@UNTIMED
 @given(st.text(), st.text(max_size=20))
 def test_a_text_has_the_words_of_what_it_is_made_of(text, more):
     assert routing._words(f"{text}\n{more}") == routing._words(text) + routing._words(more)
