@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -138,7 +139,8 @@ def _field_hook(attribute: attrs.Attribute[Any], converter: Converter) -> Hook:
     hook = converter.get_structure_hook(attribute.type)
     if attribute.name == "agents":
         return _only(list, "an array of tables", hook, "write [[agents]] above each agent")
-    if any(get_origin(kind) is tuple for kind in (attribute.type, *get_args(attribute.type))):
+    kinds = get_args(attribute.type) if isinstance(attribute.type, UnionType) else (attribute.type,)
+    if any(get_origin(kind) is tuple for kind in kinds):
         return _only(list, "an array", hook)
     if get_origin(attribute.type) is Mapping:
         return _only(dict, "a table", hook)

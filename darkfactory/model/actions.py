@@ -14,6 +14,7 @@ from darkfactory.model.ends import Reason
 from darkfactory.model.events import Moment
 from darkfactory.model.fleet import AgentDefinition, AgentLayer
 from darkfactory.model.messages import Message
+from darkfactory.model.routing import Route
 
 
 class Cause(Enum):
@@ -85,6 +86,8 @@ class Delivery:
     """Whom it was meant for, or found for it; None when there is nobody."""
     outcome: Admission
     """The run that is told it; or why it waits; or why it was refused."""
+    route: Route | None = None
+    """How its agent was found; None where one was named."""
 
 
 class Severity(Enum):

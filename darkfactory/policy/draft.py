@@ -19,6 +19,7 @@ from darkfactory.model.events import Moment
 from darkfactory.model.fleet import OrchestratorConfig
 from darkfactory.model.messages import Mail
 from darkfactory.model.providers import Provider, RateLimitTracker
+from darkfactory.model.routing import Route
 from darkfactory.model.state import AgentState, Durable, Regroup, Request, Run, State, Stopping
 
 
@@ -30,6 +31,7 @@ class Posted:
     agent: str | None
     """Whom it is for; None when there is nobody."""
     refusal: Refuse | None
+    route: Route | None = None
 
 
 @define(eq=False)

@@ -22,7 +22,7 @@ from darkfactory.model.actions import Admission, Admit, Cause, Delivery, Queue, 
 from darkfactory.model.fleet import AgentLayer
 from darkfactory.model.messages import MESSAGE_BYTES, MESSAGE_TTL_SECS, HandoffContext, Mention, Message, Sent
 from darkfactory.model.state import AgentState, Request, Run
-from darkfactory.policy import handoff
+from darkfactory.policy import handoff, routing
 from darkfactory.policy.chance import token
 from darkfactory.policy.draft import Draft, Posted
 from darkfactory.policy.history import timestamp
@@ -88,23 +88,24 @@ def refuse(draft: Draft, to: str | None, sender: str | None, why: Refuse, messag
 
 
 def _refusal(draft: Draft, message: Message) -> Refuse | None:
-    agent = draft.agents[message.to]
-    accepts_from = agent.definition.accepts_from
     size = len(message.text.encode())
     if not message.text:
         return Refuse("empty", "there is nothing in it")
     if size > MESSAGE_BYTES:
         return Refuse("too_long", f"it has {size} bytes, {MESSAGE_BYTES} are allowed")
-    if message.sender == message.to:
-        return Refuse("to_itself", "an agent cannot send to itself")
-    if accepts_from is not None and message.sender in draft.agents and message.sender not in accepts_from:
-        return Refuse("not_accepted", f"accepts_from of {message.to} does not name {message.sender}")
     if message.hops > HOPS:
         return Refuse("hop_limit", f"{message.hops} messages led to it, {HOPS} may")
-    unavailable = _unavailable(agent)
-    if unavailable is not None:
-        return unavailable
-    if len(draft.mail.box(message.to)) >= MAILBOX:
+    return _unavailable(draft.agents[message.to]) or _not_accepted(draft, message.to, message.sender)
+
+
+def _not_accepted(draft: Draft, to: str, sender: str | None) -> Refuse | None:
+    """Why an agent takes no message of the sender's now, whatever is in it."""
+    accepts_from = draft.agents[to].definition.accepts_from
+    if sender == to:
+        return Refuse("to_itself", "an agent cannot send to itself")
+    if accepts_from is not None and sender in draft.agents and sender not in accepts_from:
+        return Refuse("not_accepted", f"accepts_from of {to} does not name {sender}")
+    if len(draft.mail.box(to)) >= MAILBOX:
         return Refuse("mailbox_full", f"{MAILBOX} messages are in its mailbox")
     return None
 
@@ -245,13 +246,32 @@ def sent(draft: Draft, event: events.MessageSent) -> None:
         draft.posted = _again(draft, event.id)
         return
     message_id = event.id or new_id(draft, "m")
-    to = event.to
-    assert to is not None
-    now = draft.when.utc
-    expires = now + timedelta(seconds=event.ttl_secs)
-    message = Message(message_id, to, event.text, now, expires, event.sender, hops(draft, event.sender))
-    refusal = accept(draft, message, named=event.id is not None)
-    draft.posted = Posted(message_id, to, refusal)
+    to, route = event.to, None
+    if to is None:
+        standing, deaf = routing.standing_of(draft), _deaf(draft, event.sender)
+        route = routing.route(draft.config, event.text, event.capabilities, standing, excluding=deaf)
+        to = route.agent
+    if to is None:
+        assert route is not None
+        nobody = Refuse("no_agent", "; ".join(route.reasons))
+        refuse(draft, None, event.sender, nobody, message_id)
+        draft.posted = Posted(message_id, None, nobody, route)
+    else:
+        now = draft.when.utc
+        expires = now + timedelta(seconds=event.ttl_secs)
+        message = Message(message_id, to, event.text, now, expires, event.sender, hops(draft, event.sender))
+        refusal = accept(draft, message, named=event.id is not None)
+        draft.posted = Posted(message_id, to, refusal, route)
+
+
+def _deaf(draft: Draft, sender: str | None) -> dict[str, str]:
+    """The agents that would not take a message of the sender's, and why."""
+    found: dict[str, str] = {}
+    for name in draft.agents:
+        refusal = _not_accepted(draft, name, sender)
+        if refusal is not None:
+            found[name] = f"{refusal.reason}: {refusal.detail}"
+    return found
 
 
 def handed_over(draft: Draft, event: events.HandoffAsked) -> None:
@@ -280,9 +300,9 @@ def _again(draft: Draft, message_id: str) -> Posted:
 def outcome(draft: Draft, posted: Posted) -> Delivery:
     """What has become of a message that was just accepted, after the gate was asked."""
     if posted.refusal is not None:
-        return Delivery(posted.id, posted.agent, posted.refusal)
+        return Delivery(posted.id, posted.agent, posted.refusal, posted.route)
     assert posted.agent is not None
-    return Delivery(posted.id, posted.agent, _admission(draft, posted.agent, posted.id))
+    return Delivery(posted.id, posted.agent, _admission(draft, posted.agent, posted.id), posted.route)
 
 
 def _admission(draft: Draft, name: str, message_id: str) -> Admission:

@@ -67,6 +67,9 @@ KEYWORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """Capability -> the words that ask for it, besides its own name. `[routing.keywords]` adds to them."""
 
+_FOR_MESSAGES: Final = {Cause.MESSAGE, Cause.HANDOFF}
+"""Requests for these stand for the messages that wait."""
+
 READ_CHARS: Final = 10_000
 """Of a text: what it is about stands at its beginning, and the supervisor must not read for long."""
 
@@ -258,7 +261,9 @@ def standing_of(draft: Draft) -> dict[str, Standing]:
 
     Whatever passes by itself within a run, or keeps all agents waiting, is no reason to pass one over.
     """
-    load = Counter([*draft.runs.values(), *(request.agent for request in draft.queue.values())])
+    requests = (request.agent for request in draft.queue.values() if request.cause not in _FOR_MESSAGES)
+    load = Counter([*draft.runs.values(), *requests])
+    load.update({name: sum(each.run is None for each in box) for name, box in draft.mail.boxes.items()})
     known: providers.Known = {}
     found = {}
     for name, agent in draft.agents.items():

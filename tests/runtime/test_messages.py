@@ -365,3 +365,27 @@ async def test_a_block_that_is_none_is_told_and_tasks_nobody(autojump_clock: Moc
     (refused,) = machine.records("message_refused")
     assert told in refused["detail"]
     assert not machine.records("run_begun", agent="helper")
+
+
+async def test_a_message_to_nobody_in_particular_finds_its_agent(autojump_clock: MockClock) -> None:
+    """Least busy first; and passed over is who does not take it from that sender, or is held."""
+    both = [growth(name, capabilities=("testing",)) for name in ("one", "two")]
+    choosy = growth("choosy", capabilities=("testing", "security"), accepts_from=())
+    machine = SimulatedMachine(lambda _: Script(secs=100.0))
+    async with open_factory(fleet(choosy, *both), machine=machine.open) as factory:
+        sent = [await factory.send("the tests are flaky", sender="one"), await factory.send("the tests are flaky")]
+        sent += [await factory.send("the tests are flaky") for _ in range(3)]
+        await factory.hold("two")
+        sent.append(await factory.send("the tests are flaky", capabilities=["Testing"]))
+        assert [each.agent for each in sent] == ["two", "choosy", "one", "choosy", "one", "choosy"]
+        first = sent[0].route
+        assert first is not None
+        assert first.passed_over["choosy"] == "not_accepted: accepts_from of choosy does not name one"
+        last = sent[-1].route
+        assert last is not None
+        assert last.passed_over["two"].startswith("held")
+        refused = await factory.send("paint it red", capabilities=["painting"])
+        assert isinstance(refused.outcome, Refuse)
+        assert refused.outcome.reason == "no_agent"
+        assert "painting" in refused.outcome.detail
+        assert refused.agent is None
