@@ -25,6 +25,7 @@ from darkfactory.model.fleet import (
     Permissions,
     PromptVia,
     ProviderConfig,
+    Reservation,
     Secret,
     Strategy,
     ToolConfig,
@@ -129,6 +130,7 @@ CASES = {
         "provider": ('"openai"', "openai"),
         "args": ('["-v"]', ("-v",)),
     },
+    Reservation: {"glob": ('"src/**"', "src/**"), "shared": ("true", True)},
     AgentDefinition: {
         "name": ('"b"', "b"),
         "layer": ('"Core"\nschedule = "@daily"', AgentLayer.CORE),
@@ -159,6 +161,10 @@ CASES = {
         "jitter_secs": ("9", 9.0),
         "max_runs_per_day": ("4", 4),
         "max_output_bytes": ('"1MB"', 1_000_000),
+        "reserve": (
+            '["src/**", {glob = "docs", shared = true}]',
+            (Reservation("src/**"), Reservation("docs", shared=True)),
+        ),
     },
 }
 
@@ -172,6 +178,7 @@ SECTIONS = {
     JsonlMap: JsonlMap(),
     ProviderConfig: ProviderConfig(),
     Fallback: OTHER,
+    Reservation: Reservation("docs"),
     AgentDefinition: GROWTH,
 }
 
@@ -198,6 +205,7 @@ HEADERS = {
     JsonlMap: '[tools.mine]\nargv = ["prog"]\n[tools.mine.jsonl]',
     ProviderConfig: "[providers.mine]",
     Fallback: "[agents.fallback]",
+    Reservation: "[[agents.reserve]]",
     AgentDefinition: "[[agents]]",
 }
 
@@ -205,6 +213,7 @@ REQUIRED = {
     CompoundReviewConfig: {"schedule": '"@daily"', "repo_path": '"repo"'},
     ToolConfig: {"argv": '["prog"]'},
     Fallback: {"cli_tool": '"claude"', "provider": '"q"'},
+    Reservation: {"glob": '"docs"'},
     AgentDefinition: {"name": '"a"', "layer": '"Growth"', "cli_tool": '"bash"', "task": '"true"'},
 }
 
@@ -217,6 +226,8 @@ def written(section: type, field: str, value: str) -> str:
     agent = "[[agents]]\n" + "".join(f"{key} = {text}\n" for key, text in REQUIRED[AgentDefinition].items())
     if section is Fallback:
         return f'{agent}provider = "p"\n{HEADERS[section]}\n{body}'
+    if section is Reservation:
+        return f"{agent}{HEADERS[section]}\n{body}"
     if section is OrchestratorConfig:
         return body + (agent if field != "agents" else "")
     return f"{HEADERS[section]}\n{body}" + (agent if section is not AgentDefinition else "")
@@ -234,6 +245,7 @@ def read(config: OrchestratorConfig, section: type) -> object:
         JsonlMap: getattr(config.tools.get("mine"), "jsonl", None),
         ProviderConfig: config.providers.get("mine"),
         Fallback: config.agents[0].fallback,
+        Reservation: config.agents[0].reserve[0] if config.agents[0].reserve else None,
         AgentDefinition: config.agents[0],
     }[section]
 
@@ -252,6 +264,7 @@ def with_value(section: type, field: str, value: object) -> OrchestratorConfig:
         JsonlMap: lambda: attrs.evolve(fleet, tools={"mine": ToolConfig(("prog",), jsonl=changed)}),
         ProviderConfig: lambda: attrs.evolve(fleet, providers={"mine": changed}),
         Fallback: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, provider="p", fallback=changed),)),
+        Reservation: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, reserve=(changed,)),)),
         AgentDefinition: lambda: attrs.evolve(fleet, agents=(changed,)),
     }[section]()
 

@@ -20,6 +20,7 @@ from darkfactory.model.fleet import (
     NightwatchConfig,
     OrchestratorConfig,
     ProviderConfig,
+    Reservation,
     ToolConfig,
 )
 
@@ -27,6 +28,7 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "Top of the file": OrchestratorConfig,
     "`[layers.X]`": LayerConfig,
     "`[[agents]]`": AgentDefinition,
+    "`[[agents.reserve]]`": Reservation,
     "`[agents.fallback]`": Fallback,
     "`[providers.X]`": ProviderConfig,
     "`[tools.X]`": ToolConfig,
@@ -53,13 +55,21 @@ argv = ["mine"]
 [tools.mine.jsonl]
 {jsonl}
 [nightwatch]
-{nightwatch}
+{watch}
 [nightwatch.min_samples]
 {samples}
 [compound_review]
 schedule = "@daily"
 repo_path = "."
 {review}
+[[agents]]
+name = "b"
+layer = "Growth"
+cli_tool = "mine"
+task = "t"
+[[agents.reserve]]
+glob = "docs/**"
+{lease}
 [[agents]]
 name = "a"
 layer = "Core"
@@ -75,7 +85,7 @@ cli_tool = "claude"
 PLACES = dict(
     zip(
         SECTIONS,
-        ("top", "layer", "agent", "fallback", "provider", "tool", "jsonl", "nightwatch", "samples", "review"),
+        ("top", "layer", "agent", "lease", "fallback", "provider", "tool", "jsonl", "watch", "samples", "review"),
         strict=True,
     )
 )
