@@ -38,6 +38,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LONGEST_WORDS = 64
 """Characters of a capability or a keyword. What is longer is a sentence, and in no text twice."""
+_LONGEST_GLOB = 256
+"""What two of them have in common takes time in proportion to the product of their lengths."""
 _RUN_MARK = "DARKFACTORY_RUN"
 """The variable by which the launcher knows a run's processes again."""
 _DEFAULT_GRACES = (
@@ -288,6 +290,8 @@ def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> It
     for name, secret in agent.env.items():
         yield from _variable((*here, "env"), name, secret.value)
     yield from _schedule(here, agent, config.timezone)
+    for index, reservation in enumerate(agent.reserve):
+        yield from _glob((*here, "reserve", index, "glob"), reservation.glob)
     if agent.timeout_secs is not None and agent.stall_timeout_secs >= agent.timeout_secs:
         total, stall = words.number(agent.timeout_secs), words.number(agent.stall_timeout_secs)
         yield Finding(
@@ -296,6 +300,22 @@ def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> It
             f"set stall_timeout_secs below {total}",
             reads=((*here, "timeout_secs"),),
         )
+
+
+def _glob(keys: Keys, glob: str) -> Iterator[Finding]:
+    """What no path below the working directory could match, or would not as it was meant."""
+    remedy = 'name it from working_dir on, as "src/**", "docs/*.md" or "Makefile"'
+    if not glob.strip():
+        yield Finding(keys, "must not be empty", 'write "**" for everything')
+    elif glob.startswith(("/", "~")):
+        yield Finding(keys, "must be relative to working_dir", remedy)
+    elif ".." in glob.split("/"):
+        yield Finding(keys, "must not leave working_dir: '..' is no part of a path that a glob is matched with", remedy)
+    elif "\\" in glob:
+        yield Finding(keys, "holds a backslash, which has no meaning here", "put a wildcard in brackets: [*]")
+    elif len(glob) > _LONGEST_GLOB:
+        yield Finding(keys, f"must have at most {_LONGEST_GLOB} characters, found {len(glob)}", remedy)
+    yield from _no_nul(keys, glob)
 
 
 def _provider(keys: Keys, name: str) -> Iterator[Finding]:

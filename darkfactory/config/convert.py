@@ -38,6 +38,7 @@ from darkfactory.model.fleet import (
     Permissions,
     PromptVia,
     ProviderConfig,
+    Reservation,
     Secret,
     Strategy,
     ToolConfig,
@@ -57,6 +58,7 @@ _SECTIONS: dict[type[attrs.AttrsInstance], str] = {
     ProviderConfig: "[providers.X]",
     RoutingConfig: "[routing]",
     Fallback: "[agents.fallback]",
+    Reservation: "a table in the agent's reserve",
     AgentDefinition: "[[agents]]",
 }
 
@@ -70,6 +72,7 @@ _REQUIRED: Mapping[str, object] = {
     "schedule": "0 2 * * *",
     "repo_path": ".",
     "argv": ["my-program"],
+    "glob": "docs/**",
     "working_dir": ".",
 }
 """For keys that cannot be left out: the example that a fault shows, which also stands in for what does not fit."""
@@ -115,7 +118,8 @@ def _converter(base: Path, environ: Mapping[str, str]) -> Converter:
     for word in (AgentLayer, Containment, Overlap, Permissions, PromptVia, Strategy):
         converter.register_structure_hook(word, _word)
     for section in reversed(_SECTIONS):  # the whole last: it is made of the others
-        converter.register_structure_hook(section, _section_hook(section, converter))
+        hook = _section_hook(section, converter)
+        converter.register_structure_hook(section, _glob_or(hook) if section is Reservation else hook)
     return converter
 
 
@@ -157,6 +161,19 @@ def _only(wanted: type, what: str, hook: Hook, remedy: str | None = None) -> Hoo
         return hook(value, target)
 
     return guarded
+
+
+def _glob_or(hook: Hook) -> Hook:
+    """A reservation is mostly a glob and nothing else."""
+
+    def either(value: Any, target: Any) -> Any:
+        if isinstance(value, str):
+            return Reservation(value)
+        if not isinstance(value, dict):
+            raise words.expected("a glob or a table", value)
+        return hook(value, target)
+
+    return either
 
 
 def _string(value: object) -> str:

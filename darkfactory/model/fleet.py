@@ -274,6 +274,16 @@ class Fallback:
 
 
 @frozen
+class Reservation:
+    """Paths that an agent wants to be left alone with while it runs (`reserve`)."""
+
+    glob: str
+    """Relative to the working directory; see `policy.reservations.intersects`."""
+    shared: bool = False
+    """With others that share it as well; else with nobody."""
+
+
+@frozen
 class AgentDefinition:
     """One agent of the fleet (`[[agents]]`)."""
 
@@ -330,6 +340,8 @@ class AgentDefinition:
     max_runs_per_day: int | None = None
     """Per civil day of the fleet's zone; None means no limit."""
     max_output_bytes: int = 256 * 1024**2
+    reserve: tuple[Reservation, ...] = ()
+    """What each of its runs has leases on."""
 
     @timeout_secs.default
     def _timeout_by_layer(self) -> float | None:

@@ -10,7 +10,7 @@ from math import inf
 from attrs import field, frozen
 
 from darkfactory.model.actions import Cause, Stop
-from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig
+from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig, Reservation
 from darkfactory.model.messages import Mail
 from darkfactory.model.providers import Block, DaySpending, Minutes, Provider, RateLimitTracker, Spending
 from darkfactory.model.signals import Waiting
@@ -43,6 +43,8 @@ class Run:
     """It runs with the agent's fallback."""
     fell_back: bool = False
     """It does, or an attempt of the same request before it did."""
+    leases: tuple[Reservation, ...] = ()
+    """What it has to itself, or shares, as long as it is here."""
     spent: Spending = field(factory=Spending)
     """What was counted for it at its provider: never less than one call."""
     phase: Phase = Phase.STARTING

@@ -43,6 +43,8 @@ class Surroundings:
     """What it waits for where it would run; None when it need not."""
     siblings: Queue | None = None
     """What the agent waits for because it restarts together with others; None when it need not."""
+    reserved: Queue | None = None
+    """Who has taken what it reserves; None when it can have all of it."""
 
 
 def admit(agent: AgentState, request: Request, around: Surroundings) -> Queue | Refuse | None:
@@ -92,6 +94,8 @@ def _wait(agent: AgentState, request: Request, around: Surroundings) -> Queue | 
         return around.siblings
     if around.provider is not None:
         return around.provider
+    if around.reserved is not None:
+        return around.reserved
     if around.live_runs >= around.config.max_concurrent_runs:
         return Queue("max_concurrent_runs", f"{around.live_runs} runs live")
     return None

@@ -18,7 +18,7 @@ from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import AgentLayer
 from darkfactory.model.providers import Spending
 from darkfactory.model.state import Phase, Request, Run
-from darkfactory.policy import admission, limits, messages, providers, siblings
+from darkfactory.policy import admission, limits, messages, providers, reservations, siblings
 from darkfactory.policy.chance import token
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
@@ -104,32 +104,56 @@ def may_begin_instead(draft: Draft, request: Request) -> bool:
     """Whether nothing keeps the request waiting but its agent's run, which would be stopped for it, and its jitter."""
     agent = evolve(draft.agents[request.agent], run=None)
     provider = providers.choose(draft, request).waits
-    around = admission.Surroundings(draft.config, draft.when, len(draft.runs) - 1, draft.disk_low, provider)
+    leases = reservations.Table(lambda: [run for run in draft.live() if run.agent != request.agent])
+    if agent.definition.reserve:
+        for other in draft.queue.values():
+            if other.waits_for == "reserved":
+                leases.claim(other.agent, draft.agents[other.agent].definition.reserve)
+    reserved = leases.obstacle(request.agent, agent.definition.reserve)
+    around = admission.Surroundings(
+        draft.config, draft.when, len(draft.runs) - 1, draft.disk_low, provider, reserved=reserved
+    )
     return admission.admit(agent, evolve(request, not_before=-inf), around) is None
 
 
 def ask_gate(
-    draft: Draft, request: Request, obstacle: siblings.Obstacle | None, known: providers.Known | None = None
+    draft: Draft,
+    request: Request,
+    obstacle: siblings.Obstacle | None,
+    leases: reservations.Table,
+    known: providers.Known | None = None,
 ) -> Queue | Refuse | None:
-    """What the gate says to a request now; None admits. `obstacle` is that of `siblings` for this pass."""
+    """What the gate says to a request now; None admits.
+
+    `obstacle` is that of `siblings` for this pass. `leases` is what is taken: the runs', and what those requests want
+    that were asked about before in this pass; if this one has to wait for that too, so is what it wants.
+    """
     waits = obstacle.waits if obstacle is not None and request.agent in obstacle.members else None
     provider = providers.choose(draft, request, known).waits
-    around = admission.Surroundings(draft.config, draft.when, len(draft.runs), draft.disk_low, provider, waits)
-    return admission.admit(draft.agents[request.agent], request, around)
+    wanted = draft.agents[request.agent].definition.reserve
+    reserved = leases.obstacle(request.agent, wanted)
+    around = admission.Surroundings(
+        draft.config, draft.when, len(draft.runs), draft.disk_low, provider, waits, reserved
+    )
+    answer = admission.admit(draft.agents[request.agent], request, around)
+    if answer is not None and answer is reserved:
+        leases.claim(request.agent, wanted)
+    return answer
 
 
 def _pass_gate(draft: Draft, looked_at: Container[str]) -> None:
     obstacle = siblings.obstacle(draft)  # nothing that this pass does can make one
+    leases = reservations.Table(draft.live)
     waiting: dict[tuple[str, Cause], Request] = {}
     known: providers.Known = {}
     for request in siblings.in_start_order(draft):
         if request.agent not in looked_at and not draft.ask_all and _waits_on(draft, request, obstacle, known):
             waiting[request.key] = request
             continue
-        answer = ask_gate(draft, request, obstacle, known)
+        answer = ask_gate(draft, request, obstacle, leases, known)
         match answer:
             case None:
-                _begin(draft, request)
+                leases.begun(_begin(draft, request))
                 known.clear()
             case Queue():
                 draft.outcomes[request.key] = answer
@@ -153,7 +177,8 @@ def _waits_on(draft: Draft, request: Request, obstacle: siblings.Obstacle | None
     """Whether an untouched agent's request waits for what it waited for before: a cheap look instead of a question.
 
     With a thousand agents at a gate for ten, a pass would else cost what asking all of them costs. What this look
-    cannot see, that a request has become too old, is found when all are asked.
+    cannot see, that a request has become too old, is found when all are asked. Who waits for leases is always asked:
+    only if nothing else keeps him is what he wants taken for those behind him.
     """
     match request.waits_for:
         case "own_run":
@@ -197,7 +222,7 @@ def _record_waiting(draft: Draft, request: Request, waits: Queue) -> None:
     )
 
 
-def _begin(draft: Draft, request: Request) -> None:
+def _begin(draft: Draft, request: Request) -> Run:
     agent = draft.agents[request.agent]
     definition = agent.definition
     when = draft.when
@@ -215,6 +240,7 @@ def _begin(draft: Draft, request: Request) -> None:
         provider=place.provider,
         fallback=place.fallback,
         fell_back=place.fallback or request.fell_back,
+        leases=definition.reserve,
         spent=providers.ONE_CALL if place.provider is not None else Spending(),
     )
     today = when.utc.astimezone(draft.config.timezone).date()
@@ -243,6 +269,7 @@ def _begin(draft: Draft, request: Request) -> None:
         provider=run.provider,
         fallback=run.fallback or None,
         messages=[message.id for message in given] or None,
+        leases=reservations.told(run.leases) or None,
     )
     providers.begun(draft, run, instead_of=draft.config.provider_of(definition) if run.fallback else None)
     draft.actions.append(
@@ -259,3 +286,4 @@ def _begin(draft: Draft, request: Request) -> None:
     )
     _reconcile_agent(draft, definition.name)
     draft.touched.pop(definition.name, None)
+    return run

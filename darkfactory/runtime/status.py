@@ -10,10 +10,11 @@ from attrs import frozen
 
 from darkfactory.model.drift import DriftScore
 from darkfactory.model.events import Moment
-from darkfactory.model.fleet import AgentLayer
+from darkfactory.model.fleet import AgentLayer, Reservation
 from darkfactory.model.state import AgentState, State
 from darkfactory.policy.admission import PROVIDER_WAITS
 from darkfactory.policy.providers import half_open, standing
+from darkfactory.policy.reservations import obstacles
 
 
 @frozen
@@ -46,6 +47,8 @@ class AgentStatus:
     """In its mailbox, those that its run was given included."""
     api_calls_remaining: int | None = None
     """Of that provider's `calls_per_hour`; None where there is no such limit."""
+    leases: tuple[Reservation, ...] = ()
+    """What its run has to itself, or shares with others."""
 
 
 @frozen
@@ -82,7 +85,11 @@ class ProviderStatus:
 
 def statuses(state: State, now: Moment, drift: Mapping[str, DriftScore]) -> list[AgentStatus]:
     """Every agent in the order of the fleet file."""
-    waiting = {request.agent: request.waits_for for request in state.queue.values()}
+    reserved = obstacles(state)
+    waiting: dict[str, str | None] = {}
+    for key, request in state.queue.items():
+        on_whom = reserved.get(key)
+        waiting[request.agent] = f"reserved: {on_whom.detail}" if on_whom is not None else request.waits_for
     remaining = {name: standing(state, name, now.utc).api_calls_remaining for name in state.providers}
     found = []
     for name, agent in state.agents.items():
@@ -150,6 +157,7 @@ def _status(
         fallback=run is not None and run.fallback,
         messages=messages,
         api_calls_remaining=api_calls_remaining,
+        leases=run.leases if run is not None else (),
     )
 
 

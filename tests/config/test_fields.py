@@ -25,6 +25,7 @@ from darkfactory.model.fleet import (
     Permissions,
     PromptVia,
     ProviderConfig,
+    Reservation,
     Secret,
     Strategy,
     ToolConfig,
@@ -135,6 +136,7 @@ CASES = {
         "provider": ('"openai"', "openai"),
         "args": ('["-v"]', ("-v",)),
     },
+    Reservation: {"glob": ('"src/**"', "src/**"), "shared": ("true", True)},
     AgentDefinition: {
         "name": ('"b"', "b"),
         "layer": ('"Core"\nschedule = "@daily"', AgentLayer.CORE),
@@ -166,6 +168,10 @@ CASES = {
         "jitter_secs": ("9", 9.0),
         "max_runs_per_day": ("4", 4),
         "max_output_bytes": ('"1MB"', 1_000_000),
+        "reserve": (
+            '["src/**", {glob = "docs", shared = true}]',
+            (Reservation("src/**"), Reservation("docs", shared=True)),
+        ),
     },
 }
 
@@ -180,6 +186,7 @@ SECTIONS = {
     ProviderConfig: ProviderConfig(),
     RoutingConfig: RoutingConfig(),
     Fallback: OTHER,
+    Reservation: Reservation("docs"),
     AgentDefinition: GROWTH,
 }
 
@@ -207,6 +214,7 @@ HEADERS = {
     ProviderConfig: "[providers.mine]",
     RoutingConfig: "[routing]",
     Fallback: "[agents.fallback]",
+    Reservation: "[[agents.reserve]]",
     AgentDefinition: "[[agents]]",
 }
 
@@ -214,6 +222,7 @@ REQUIRED = {
     CompoundReviewConfig: {"schedule": '"@daily"', "repo_path": '"repo"'},
     ToolConfig: {"argv": '["prog"]'},
     Fallback: {"cli_tool": '"claude"', "provider": '"q"'},
+    Reservation: {"glob": '"docs"'},
     AgentDefinition: {"name": '"a"', "layer": '"Growth"', "cli_tool": '"bash"', "task": '"true"'},
 }
 
@@ -226,6 +235,8 @@ def written(section: type, field: str, value: str) -> str:
     agent = "[[agents]]\n" + "".join(f"{key} = {text}\n" for key, text in REQUIRED[AgentDefinition].items())
     if section is Fallback:
         return f'{agent}provider = "p"\n{HEADERS[section]}\n{body}'
+    if section is Reservation:
+        return f"{agent}{HEADERS[section]}\n{body}"
     if section is OrchestratorConfig:
         return body + (agent if field != "agents" else "")
     return f"{HEADERS[section]}\n{body}" + (agent if section is not AgentDefinition else "")
@@ -244,6 +255,7 @@ def read(config: OrchestratorConfig, section: type) -> object:
         ProviderConfig: config.providers.get("mine"),
         RoutingConfig: config.routing,
         Fallback: config.agents[0].fallback,
+        Reservation: config.agents[0].reserve[0] if config.agents[0].reserve else None,
         AgentDefinition: config.agents[0],
     }[section]
 
@@ -263,6 +275,7 @@ def with_value(section: type, field: str, value: object) -> OrchestratorConfig:
         ProviderConfig: lambda: attrs.evolve(fleet, providers={"mine": changed}),
         RoutingConfig: lambda: attrs.evolve(fleet, routing=changed),
         Fallback: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, provider="p", fallback=changed),)),
+        Reservation: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, reserve=(changed,)),)),
         AgentDefinition: lambda: attrs.evolve(fleet, agents=(changed,)),
     }[section]()
 

@@ -16,6 +16,7 @@ from darkfactory.model.fleet import (
     CompoundReviewConfig,
     LayerConfig,
     OrchestratorConfig,
+    Reservation,
 )
 
 AGENT = '[[agents]]\nname = "a"\nlayer = "Growth"\ncli_tool = "bash"\ntask = "true"\n'
@@ -332,6 +333,17 @@ class TestOptions:
 
     def test_a_fault_of_the_tool_is_told_alone(self, fault):
         assert fault(AGENT.replace('"bash"', '"emacs"') + 'model = "big"\n')[0] == "agents[0].cli_tool"
+
+    @pytest.mark.parametrize(
+        "glob", ["", " ", "/src", "~/src", "..", "a/../b", "../x", "a\\\\b", "a\\u0000", "x" * 257]
+    )
+    def test_a_reservation_is_a_glob_below_the_working_directory(self, fault, glob):
+        assert fault(f'{AGENT}reserve = ["ok", "{glob}"]\n')[0] == "agents[0].reserve[1].glob"
+
+    @pytest.mark.parametrize("glob", ["**", ".", "./a", "a/", "...", "a..b", "[", "x" * 256, "a b", "a~"])
+    def test_these_are_reservations(self, parse, glob):
+        fleet = parse(f'{AGENT}reserve = ["{glob}", {{ glob = "{glob}", shared = true }}]\n')
+        assert fleet.agents[0].reserve == (Reservation(glob), Reservation(glob, shared=True))
 
     @pytest.mark.parametrize("session", ["", "--last"])
     def test_a_session_is_named_by_its_id(self, fault, session):

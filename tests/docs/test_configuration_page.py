@@ -20,6 +20,7 @@ from darkfactory.model.fleet import (
     NightwatchConfig,
     OrchestratorConfig,
     ProviderConfig,
+    Reservation,
     ToolConfig,
 )
 from darkfactory.model.routing import RoutingConfig
@@ -28,6 +29,7 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "Top of the file": OrchestratorConfig,
     "`[layers.X]`": LayerConfig,
     "`[[agents]]`": AgentDefinition,
+    "`[[agents.reserve]]`": Reservation,
     "`[agents.fallback]`": Fallback,
     "`[providers.X]`": ProviderConfig,
     "`[routing]`": RoutingConfig,
@@ -59,13 +61,21 @@ argv = ["mine"]
 [tools.mine.jsonl]
 {jsonl}
 [nightwatch]
-{nightwatch}
+{watch}
 [nightwatch.min_samples]
 {samples}
 [compound_review]
 schedule = "@daily"
 repo_path = "."
 {review}
+[[agents]]
+name = "b"
+layer = "Growth"
+cli_tool = "mine"
+task = "t"
+[[agents.reserve]]
+glob = "docs/**"
+{lease}
 [[agents]]
 name = "a"
 layer = "Core"
@@ -85,12 +95,13 @@ PLACES = dict(
             "top",
             "layer",
             "agent",
+            "lease",
             "fallback",
             "provider",
             "routing",
             "tool",
             "jsonl",
-            "nightwatch",
+            "watch",
             "samples",
             "review",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from datetime import timedelta
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from darkfactory.model import actions
-from darkfactory.model.actions import LEVEL, Cause
+from darkfactory.model.actions import LEVEL, Cause, Queue, Refuse
 from darkfactory.model.drift import ACTION_FOR, CorrectionLevel, DriftAlert, DriftMetrics, DriftScore
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.events import (
@@ -37,11 +38,13 @@ from darkfactory.model.fleet import (
     OrchestratorConfig,
     Overlap,
     ProviderConfig,
+    Reservation,
     Strategy,
 )
 from darkfactory.model.messages import Mention, Sent
 from darkfactory.model.providers import Spending
-from darkfactory.policy import messages, siblings
+from darkfactory.model.state import Request
+from darkfactory.policy import messages, reservations, siblings
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import durable_of, fold, instant, line_of, snapshot
 from darkfactory.policy.providers import PROBE_SECS
@@ -50,15 +53,18 @@ from darkfactory.policy.restart import AFTER, WAIT_MAX_SECS
 
 from .world import CORE, EPOCH, GROWTH, SAFETY, World, agent, fleet, moment
 
+SHARED = Reservation("src/*.py", shared=True)
 AGENTS = (
     agent("watch", SAFETY),
     agent("announcing", SAFETY, timeout_secs=500.0),
-    agent("third", SAFETY, provider="p"),
+    agent("third", SAFETY, provider="p", reserve=(Reservation("docs"),)),
     agent("off", SAFETY, enabled=False),
-    agent("nightly", CORE, retries=2, provider="p", fallback=Fallback(provider="q")),
-    agent("queueing", CORE, overlap=Overlap.QUEUE, jitter_secs=30.0, provider="q"),
-    agent("restarting", CORE, overlap=Overlap.RESTART, max_runs_per_day=5),
-    agent("helper", GROWTH, retries=1, provider="p"),
+    agent("nightly", CORE, retries=2, provider="p", fallback=Fallback(provider="q"), reserve=(Reservation("src"),)),
+    agent(
+        "queueing", CORE, overlap=Overlap.QUEUE, jitter_secs=30.0, provider="q", reserve=(SHARED, Reservation("*.md"))
+    ),
+    agent("restarting", CORE, overlap=Overlap.RESTART, max_runs_per_day=5, reserve=(SHARED,)),
+    agent("helper", GROWTH, retries=1, provider="p", reserve=(SHARED, Reservation("docs/*.md"))),
     agent("other", GROWTH, max_output_bytes=1000, accepts_from=("nightly", "helper")),
 )
 NOTHING = Spending()
@@ -392,8 +398,25 @@ class Factory(RuleBasedStateMachine):
         if state.looked_at and state.stopping is None:
             draft = Draft.of(state, moment(self.world.at))
             obstacle = siblings.obstacle(draft)
-            answers = {key: ask_gate(draft, request, obstacle) for key, request in state.queue.items()}
-            assert None not in answers.values()
+            leases = reservations.Table(draft.live)
+            for request in siblings.in_start_order(draft):
+                answer = ask_gate(draft, request, obstacle, leases)
+                assert answer is not None
+                self.says_for_what_it_waits(request, answer)
+
+    def says_for_what_it_waits(self, request: Request, answer: Queue | Refuse) -> None:
+        """Of leases it is the truth at any time; others are looked at again where something could come of it."""
+        if isinstance(answer, Queue) and request.waits_for == "reserved":
+            assert answer.reason == "reserved"
+
+    @invariant()
+    def no_two_runs_have_leases_that_conflict(self) -> None:
+        states = self.world.state.agents.values()
+        leases = [
+            (state.definition.name, lease) for state in states if state.run is not None for lease in state.run.leases
+        ]
+        for (one, lease), (other, another) in itertools.combinations(leases, 2):
+            assert one == other or not reservations.conflict(lease, another)
 
     @invariant()
     def every_message_is_in_a_mailbox_until_it_is_done(self) -> None:
