@@ -60,6 +60,18 @@ class RunStore(Protocol):
         """Make room for a run and write its prompt. OSError when the disk refuses."""
         ...
 
+    def prepare(self, run_id: str) -> RunFiles:
+        """Make room for a run that has no prompt yet. OSError when the disk refuses."""
+        ...
+
+    def tell(self, run_id: str, prompt: str) -> None:
+        """Write the prompt of a run for which room was made. OSError when the disk refuses."""
+        ...
+
+    def discard(self, run_id: str) -> None:
+        """Forget a run that did not begin; its id can be used again. OSError when the disk refuses."""
+        ...
+
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """Write how it ended. OSError when the disk refuses."""
         ...
@@ -79,18 +91,32 @@ class RunDirectories:
 
     def begin(self, run_id: str, prompt: str) -> RunFiles:
         """Make the run's directory (mode 0700) and write its prompt (mode 0600)."""
+        files = self.prepare(run_id)
+        self.tell(run_id, prompt)
+        return files
+
+    def prepare(self, run_id: str) -> RunFiles:
+        """Make the run's directory."""
         directory = self.path / run_id
         directory.mkdir(mode=0o700)
-        files = RunFiles(directory / "prompt.md", directory / "stdout", directory / "stderr")
+        return RunFiles(directory / "prompt.md", directory / "stdout", directory / "stderr")
+
+    def tell(self, run_id: str, prompt: str) -> None:
+        """Write the prompt."""
+        path = self.path / run_id / "prompt.md"
         # not atomically: nobody reads it before the run starts, and a run is begun once
-        fd = os.open(files.prompt, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(fd, "w", encoding="utf-8") as file:
                 file.write(prompt)
         except OSError:  # a full disk must not fill with beginnings
-            files.prompt.unlink()
+            path.unlink()
             raise
-        return files
+
+    def discard(self, run_id: str) -> None:
+        """Give the directory a name by which the next pruning deletes it: an agent may have put much into it."""
+        directory = self.path / run_id
+        directory.rename(directory.with_name(_DOOMED + run_id))
 
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """Write `run.json`."""

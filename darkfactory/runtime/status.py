@@ -44,6 +44,8 @@ class AgentStatus:
     """It runs with its fallback."""
     api_calls_remaining: int | None = None
     """Of that provider's `calls_per_hour`; None where there is no such limit."""
+    warm: int = 0
+    """Processes that wait for its next runs, and could be used now."""
 
 
 @frozen
@@ -145,6 +147,7 @@ def _status(
         provider=provider,
         fallback=run is not None and run.fallback,
         api_calls_remaining=api_calls_remaining,
+        warm=sum(each.ready_at is not None and each.ending is None for each in agent.warm),
     )
 
 

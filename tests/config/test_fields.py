@@ -159,6 +159,8 @@ CASES = {
         "jitter_secs": ("9", 9.0),
         "max_runs_per_day": ("4", 4),
         "max_output_bytes": ('"1MB"', 1_000_000),
+        "warm": ('2\ncli_tool = "demo"', 2),
+        "warm_idle_secs": ('"10m"', 600.0),
     },
 }
 
