@@ -72,6 +72,12 @@ class Script:
     """Not even SIGKILL ends it."""
     memory: tuple[tuple[float, int], ...] = ()
     """(seconds after the start, bytes that it takes from then on), ascending."""
+    warm_secs: float = math.inf
+    """How long it waits for its prompt where that comes later; then it exits. All other times count from the prompt."""
+    banner: bytes = b""
+    """Printed before it waits for that."""
+    deaf: bool = False
+    """It does not take it."""
     out_of_memory: bool = False
     """When it exits by itself, it was the system that ended it at its memory limit."""
 
@@ -117,6 +123,8 @@ class ScriptedProcess:
     sink: Sink
     on_end: Callable[[int], None]
     """Told the pid."""
+    prompt: bytes | None = b""
+    """None before it has one that comes later; empty if its prompt was a file."""
     _started: float = field(factory=trio.current_time)
     _dies_at: float = math.inf
     _nap: trio.CancelScope = field(factory=trio.CancelScope)
@@ -126,6 +134,8 @@ class ScriptedProcess:
 
     async def act(self) -> None:
         """Its life."""
+        if self.prompt is None:
+            await self._wait_for_prompt()
         spoken = [(secs, Stream.STDOUT, data) for secs, data in self.script.output]
         spoken += [(secs, Stream.STDERR, data) for secs, data in self.script.errors]
         for secs, stream, data in sorted(spoken, key=lambda said: said[0]):
@@ -138,6 +148,24 @@ class ScriptedProcess:
         if self._exit_code is None:
             self.sink.feed(Stream.STDOUT, self.script.last_words)
             self._end(self.script.exit_code)
+
+    async def _wait_for_prompt(self) -> None:  # noqa: ASYNC910 - its caller goes on to others
+        if self.script.banner:
+            self.sink.feed(Stream.STDOUT, self.script.banner)
+            await self.sink.flush()
+        if self.prompt is None:
+            await self._sleep_until(self._started + self.script.warm_secs)
+        if self.prompt is None and self._exit_code is None:
+            self._end(self.script.exit_code)
+
+    def deliver(self, prompt: bytes) -> bool:
+        """Go on as the script says, unless it has ended or is deaf."""
+        assert self.prompt is None
+        if self._exit_code is not None or self.script.deaf:
+            return False
+        self.prompt, self._started = prompt, trio.current_time()
+        self._nap.cancel(reason="its prompt has come")
+        return True
 
     async def _sleep_until(self, at: float) -> None:
         """Sleep, unless a signal ends it before."""
@@ -237,7 +265,7 @@ class ScriptedLauncher:
         self.started.append(spec)
         pid = 1000 + len(self.started)
         self.living[pid] = spec
-        process = self.process_type(pid, script, sink, self._ended)
+        process = self.process_type(pid, script, sink, self._ended, None if spec.prompt_later else b"")
         self._serving.start_soon(process.act, name=f"process {pid} of {spec.run_id}")
         return process
 
@@ -299,10 +327,22 @@ class MemoryRuns:
 
     def begin(self, run_id: str, prompt: str, messages: str = "") -> RunFiles:
         """Remember the prompt and the messages."""
+        self.tell(run_id, prompt, messages)
+        return self.prepare(run_id)
+
+    def prepare(self, run_id: str) -> RunFiles:
+        """Their names."""
+        return RunFiles.below(Path("/simulated/runs") / run_id)
+
+    def tell(self, run_id: str, prompt: str, messages: str = "") -> None:
+        """Remember the prompt and the messages."""
         self.prompts[run_id] = prompt
         if messages:
             self.messages[run_id] = messages
-        return RunFiles.below(Path("/simulated/runs") / run_id)
+
+    def discard(self, run_id: str) -> None:
+        """Forget it."""
+        self.prompts.pop(run_id, None)
 
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """The journal tells it all."""

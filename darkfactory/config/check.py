@@ -23,12 +23,14 @@ from darkfactory.model.fleet import (
     BUILTIN_TOOLS,
     LACKING,
     TOOL_OPTIONS,
+    WAIT_FOR_PROMPT,
     AgentDefinition,
     AgentLayer,
     CompoundReviewConfig,
     NightwatchConfig,
     OrchestratorConfig,
     Permissions,
+    PromptVia,
     Strategy,
     ToolConfig,
 )
@@ -292,6 +294,8 @@ def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> It
     yield from _schedule(here, agent, config.timezone)
     for index, reservation in enumerate(agent.reserve):
         yield from _glob((*here, "reserve", index, "glob"), reservation.glob)
+    if agent.warm:
+        yield from _warm((*here, "warm"), agent, config.tools)
     if agent.timeout_secs is not None and agent.stall_timeout_secs >= agent.timeout_secs:
         total, stall = words.number(agent.timeout_secs), words.number(agent.stall_timeout_secs)
         yield Finding(
@@ -402,6 +406,22 @@ def _schedule(here: Keys, agent: AgentDefinition, zone: ZoneInfo) -> Iterator[Fi
     elif agent.layer is AgentLayer.CORE:
         why = "is missing: a Core agent is started by its schedule"
         yield Finding(keys, why, 'add schedule = "0 3 * * *"', reads=(layer,))
+
+
+def _warm(keys: Keys, agent: AgentDefinition, declared: Mapping[str, ToolConfig]) -> Iterator[Finding]:
+    here, tool = keys[:-1], declared.get(agent.cli_tool)
+    if agent.layer is not AgentLayer.GROWTH:
+        yield Finding(keys, "is for agents that are started on demand", "leave it out", reads=((*here, "layer"),))
+    if agent.resume is not None:
+        problem = "goes on with no conversation: a process that waits does not know what was said there meanwhile"
+        yield Finding(keys, problem, "leave out warm or resume", reads=((*here, "resume"),))
+    if tool is not None and tool.prompt is not PromptVia.STDIN:
+        problem = f"{agent.cli_tool} is given its prompt on its command line, so it cannot be started before"
+        remedy = 'leave it out, or have the program read stdin: prompt = "stdin"'
+        yield Finding(keys, problem, remedy, reads=(("tools", agent.cli_tool, "prompt"),))
+    elif tool is None and agent.cli_tool.rpartition("/")[2] not in WAIT_FOR_PROMPT:
+        problem = f"{agent.cli_tool} does not wait for its prompt, or gains nothing by that"
+        yield Finding(keys, problem, "leave it out", reads=((*here, "cli_tool"),))
 
 
 def _duplicates(agents: tuple[AgentDefinition, ...]) -> Iterator[Finding]:

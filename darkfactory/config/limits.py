@@ -81,6 +81,8 @@ _LIMITS = {
     "timeout_secs": _SOME_TIME,
     "tokens_per_day": Limit(1),
     "usd_per_day": Limit(0, above=True),
+    "warm": Limit(0, 20),
+    "warm_idle_secs": _SOME_TIME,
     "window_secs": _SOME_TIME,
 }
 """Every number of the model, by its name, which means the same in all sections."""

@@ -67,6 +67,18 @@ class RunStore(Protocol):
         """Make room for a run and write its prompt, and the messages if any. OSError when the disk refuses."""
         ...
 
+    def prepare(self, run_id: str) -> RunFiles:
+        """Make room for a run that has no prompt yet. OSError when the disk refuses."""
+        ...
+
+    def tell(self, run_id: str, prompt: str, messages: str = "") -> None:
+        """Write the prompt, and the messages, of a run for which room was made. OSError when the disk refuses."""
+        ...
+
+    def discard(self, run_id: str) -> None:
+        """Forget a run that did not begin; its id can be used again. OSError when the disk refuses."""
+        ...
+
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """Write how it ended. OSError when the disk refuses."""
         ...
@@ -86,13 +98,27 @@ class RunDirectories:
 
     def begin(self, run_id: str, prompt: str, messages: str = "") -> RunFiles:
         """Make the run's directory (mode 0700) and write its prompt and the messages (mode 0600)."""
+        files = self.prepare(run_id)
+        self.tell(run_id, prompt, messages)
+        return files
+
+    def prepare(self, run_id: str) -> RunFiles:
+        """Make the run's directory."""
         directory = self.path / run_id
         directory.mkdir(mode=0o700)
-        files = RunFiles.below(directory)
+        return RunFiles.below(directory)
+
+    def tell(self, run_id: str, prompt: str, messages: str = "") -> None:
+        """Write the prompt and the messages."""
+        files = RunFiles.below(self.path / run_id)
         _write_first(files.prompt, prompt)
         if messages:
             _write_first(files.messages, messages)
-        return files
+
+    def discard(self, run_id: str) -> None:
+        """Give the directory a name by which the next pruning deletes it: an agent may have put much into it."""
+        directory = self.path / run_id
+        directory.rename(directory.with_name(_DOOMED + run_id))
 
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """Write `run.json`."""

@@ -129,6 +129,17 @@ class StartRun:
     """With the agent's fallback instead of its own tool and model."""
     messages: tuple[Message, ...] = ()
     """What its prompt tells besides the task."""
+    warm: bool = False
+    """A process of that id waits for it (`StartWarm`); should that be lost, the run starts another one."""
+
+
+@frozen
+class StartWarm:
+    """Start a process ahead of its run, which may come or not."""
+
+    run_id: str
+    agent: str
+    layer: AgentLayer
 
 
 @frozen
@@ -145,7 +156,7 @@ class Stop:
 
 @frozen
 class StopRun:
-    """Cancel the run's scope."""
+    """Cancel the run's scope, or that of the process that waits for a run of this id."""
 
     layer: AgentLayer
     run_id: str
@@ -167,7 +178,7 @@ class StopLayer:
 
     layer: AgentLayer
     stops: Mapping[str, Stop]
-    """For each of its runs, by run id."""
+    """For each of its runs, and of the processes that wait for one, by run id."""
 
 
 @frozen
@@ -229,4 +240,10 @@ class Finish:
 Drifting = JudgeDrift | ResetDrift | RefreshContext
 """What Nightwatch is told."""
 
-Action = Record | StartRun | StopRun | StopAgent | StopLayer | Drifting | ReadDefinition | Redefine | Answer | Finish
+Starting = StartRun | StartWarm
+"""Whatever brings a process into being."""
+
+Stopping = StopRun | StopAgent | StopLayer
+"""Whatever ends some."""
+
+Action = Record | Starting | Stopping | Drifting | ReadDefinition | Redefine | Answer | Finish

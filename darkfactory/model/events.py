@@ -137,6 +137,29 @@ class RunEnded(Event):
 
 
 @frozen
+class WarmReady(Event):
+    """A process that was started ahead exists, and waits for its prompt."""
+
+    agent: str
+    run_id: str
+    pid: int
+
+
+@frozen
+class WarmEnded(Event):
+    """Such a process is gone, and no run has taken it over."""
+
+    agent: str
+    run_id: str
+    detail: str
+    """Why, for a person."""
+    exit_code: int | None = None
+    """See `RunEnded`."""
+    unreaped: tuple[str, ...] = ()
+    """See `RunEnded`."""
+
+
+@frozen
 class Drifted(Event):
     """An alert was raised about an agent."""
 

@@ -111,6 +111,9 @@ PREFIXED_MODELS = frozenset({"opencode", "pi"})
 """Built-in tools whose models are named PROVIDER/MODEL."""
 LACKING: Mapping[str, frozenset[Permissions]] = MappingProxyType({"pi": frozenset({Permissions.WORKSPACE_WRITE})})
 """The permissions that a tool has no way to hold an agent to."""
+WAIT_FOR_PROMPT = frozenset({"codex", "demo", "pi"})
+"""Built-in tools that may be started before there is a prompt: they wait for the end of their standard input, however
+long that takes, and use nothing meanwhile. Most of the others give up after seconds (docs/tools.md)."""
 
 
 @frozen(repr=False)
@@ -342,6 +345,10 @@ class AgentDefinition:
     max_output_bytes: int = 256 * 1024**2
     reserve: tuple[Reservation, ...] = ()
     """What each of its runs has leases on."""
+    warm: int = 0
+    """Processes that are started ahead and wait for their prompt (Growth)."""
+    warm_idle_secs: float = 3600.0
+    """One that has waited this long is ended, and another one started in its place."""
 
     @timeout_secs.default
     def _timeout_by_layer(self) -> float | None:

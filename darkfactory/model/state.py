@@ -106,6 +106,24 @@ class Hold:
 
 
 @frozen
+class Warm:
+    """A process that was started ahead of its run, and waits for its prompt. Times are Trio seconds."""
+
+    id: str
+    """That of the run that may take it over."""
+    definition: AgentDefinition
+    """What it was started with."""
+    since: float
+    ready_at: float | None = None
+    """When it was there; None while it is being started."""
+    pid: int | None = None
+    said: bool = False
+    """It has printed something."""
+    ending: str | None = None
+    """Why it is being ended; None while it is wanted."""
+
+
+@frozen
 class AgentState:
     """One agent. Times are Trio seconds unless a field says UTC."""
 
@@ -132,6 +150,14 @@ class AgentState:
     """Those of them that came after an earlier run of the same request, or of an always-on agent."""
     runs_on: tuple[date, int] | None = None
     """The civil day of the last admission and how many there were on it, without those that were turned away."""
+    warm: tuple[Warm, ...] = ()
+    """Processes that wait for its next runs, those that are being started or ended included; in the order of starts."""
+    warmed: int = 0
+    """How many have been started since the factory was."""
+    warm_deaths: int = 0
+    """How many of them in a row were lost before they could be used."""
+    warm_not_before: float = -inf
+    """When the next one may be started, after that."""
     wake_at: float = inf
     """Its entry in `State.wakes`; never later than its next deadline."""
 

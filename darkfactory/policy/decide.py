@@ -23,7 +23,17 @@ from darkfactory.model.messages import Mail
 from darkfactory.model.providers import DaySpending, Provider, RateLimitTracker
 from darkfactory.model.signals import Waiting
 from darkfactory.model.state import AgentState, Durable, Phase, Request, Run, State
-from darkfactory.policy import admission, correction, messages, providers, redefinition, restart, shutdown, siblings
+from darkfactory.policy import (
+    admission,
+    correction,
+    messages,
+    pool,
+    providers,
+    redefinition,
+    restart,
+    shutdown,
+    siblings,
+)
 from darkfactory.policy.chance import fraction
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import one_run_less, timestamp
@@ -191,6 +201,10 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             _memory_exceeded(draft, event)
         case events.RunEnded():
             _run_ended(draft, event)
+        case events.WarmReady():
+            pool.ready(draft, event)
+        case events.WarmEnded():
+            pool.ended(draft, event)
         case events.Drifted():
             correction.correct(draft, event.alert)
         case events.DefinitionRead():
@@ -264,6 +278,7 @@ def _disk_checked(draft: Draft, event: events.DiskChecked) -> None:
     was_low, is_low = draft.disk_low is not None, event.free_bytes < draft.config.min_free_bytes
     draft.disk_low = event.what if is_low else None
     draft.gate_moved = True
+    draft.touched.update({name: None for name, agent in draft.agents.items() if agent.definition.warm})
     if is_low and not was_low:
         draft.record("disk_low", Severity.ERROR, durable=False, detail=event.what)
     elif was_low and not is_low:
@@ -322,6 +337,7 @@ def _run_started(draft: Draft, event: events.RunStarted) -> None:
 def _output_seen(draft: Draft, event: events.OutputSeen) -> None:
     run = draft.run(event.run_id)
     if run is None:
+        pool.said(draft, event)
         return
     at = event.when.at
     run = draft.change_run(

@@ -158,7 +158,8 @@ def want_run(draft: Draft, name: str) -> None:
     waiting = [message for message in draft.mail.box(name) if message.run is None]
     if not waiting:
         for cause in CAUSES:  # another run was told them, or they have expired: both is recorded
-            draft.queue.pop((name, cause), None)
+            if draft.queue.pop((name, cause), None) is not None:
+                draft.gate_moved = True  # others may have waited behind it
     elif not any((name, cause) in draft.queue for cause in Cause) and _unavailable(draft.agents[name]) is None:
         cause = Cause.MESSAGE if waiting[0].handoff is None else Cause.HANDOFF
         draft.queue[name, cause] = Request(name, cause, draft.when.utc)

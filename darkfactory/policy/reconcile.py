@@ -17,9 +17,8 @@ from darkfactory.model.actions import Admit as Admitted
 from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import AgentLayer
 from darkfactory.model.providers import Spending
-from darkfactory.model.state import Phase, Request, Run
-from darkfactory.policy import admission, limits, messages, providers, reservations, siblings
-from darkfactory.policy.chance import token
+from darkfactory.model.state import AgentState, Phase, Request, Run
+from darkfactory.policy import admission, limits, messages, pool, providers, reservations, siblings
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
 
@@ -44,19 +43,24 @@ def _reconcile_agent(draft: Draft, name: str) -> None:
     agent = draft.agents[name]
     messages.expire(draft, name)
     if agent.run is not None:
-        announces = agent.announces and not agent.run.fallback  # of what it fell back on that is not known
-        limit = limits.next_limit(agent.run, agent.definition, announces=announces)
-        if limit is None:
-            return
-        if limit.at <= draft.when.at + admission.EARLY_SECS:
-            stop_run(draft, agent.run, limit.reason, limit.detail, lingered=limit.lingered)
-        else:
-            draft.wake_at_limit(name, limit.at)
+        _hold_to_limits(draft, agent, agent.run)
     elif agent.definition.layer is AgentLayer.SAFETY and draft.stopping is None:
         draft.queue.setdefault((name, Cause.ALWAYS_ON), Request(name, Cause.ALWAYS_ON, wanted_at=draft.when.utc))
         draft.gate_moved = True
     elif agent.definition.layer is AgentLayer.GROWTH and draft.stopping is None:
         messages.want_run(draft, name)
+    pool.look(draft, name)
+
+
+def _hold_to_limits(draft: Draft, agent: AgentState, run: Run) -> None:
+    announces = agent.announces and not run.fallback  # of what it fell back on that is not known
+    limit = limits.next_limit(run, agent.definition, announces=announces)
+    if limit is None:
+        return
+    if limit.at <= draft.when.at + admission.EARLY_SECS:
+        stop_run(draft, run, limit.reason, limit.detail, lingered=limit.lingered)
+    else:
+        draft.wake_at_limit(run.agent, limit.at)
 
 
 def stop_run(draft: Draft, run: Run, reason: Reason, detail: str, *, lingered: bool = False) -> Run:
@@ -227,7 +231,8 @@ def _begin(draft: Draft, request: Request) -> Run:
     definition = agent.definition
     when = draft.when
     place = providers.choose(draft, request)
-    run_id = f"{definition.name}-{when.utc:%Y%m%d-%H%M%S}-{token(draft.seed, draft.begun, timestamp(when.utc))}"
+    warm = None if place.fallback else pool.take(draft, definition.name)
+    run_id = pool.run_id(draft, definition.name, draft.begun) if warm is None else warm.id
     run = Run(
         id=run_id,
         agent=definition.name,
@@ -242,6 +247,7 @@ def _begin(draft: Draft, request: Request) -> Run:
         fell_back=place.fallback or request.fell_back,
         leases=definition.reserve,
         spent=providers.ONE_CALL if place.provider is not None else Spending(),
+        last_output=when.at if warm is not None and warm.said else None,  # it has announced itself
     )
     today = when.utc.astimezone(draft.config.timezone).date()
     so_far = agent.runs_on[1] if agent.runs_on is not None and agent.runs_on[0] == today else 0
@@ -270,6 +276,7 @@ def _begin(draft: Draft, request: Request) -> Run:
         fallback=run.fallback or None,
         messages=[message.id for message in given] or None,
         leases=reservations.told(run.leases) or None,
+        warm=warm is not None or None,
     )
     providers.begun(draft, run, instead_of=draft.config.provider_of(definition) if run.fallback else None)
     draft.actions.append(
@@ -282,6 +289,7 @@ def _begin(draft: Draft, request: Request) -> Run:
             attempt=request.attempt,
             fallback=run.fallback,
             messages=given,
+            warm=warm is not None,
         )
     )
     _reconcile_agent(draft, definition.name)

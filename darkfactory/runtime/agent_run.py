@@ -8,10 +8,12 @@ kill, sweep, the last of the output, verdict.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import structlog
 import trio
@@ -19,8 +21,9 @@ from attrs import asdict, define, evolve, field, frozen
 
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process
+from darkfactory.devices.runstore import RunFiles
 from darkfactory.errors import SpawnFailed
-from darkfactory.model.actions import Queue, StartRun, Stop
+from darkfactory.model.actions import Queue, StartRun, StartWarm, Stop
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.events import DiskChecked, Moment, RunEnded, RunStarted
 from darkfactory.model.fleet import AgentDefinition, PromptVia
@@ -55,21 +58,18 @@ _log = structlog.get_logger("darkfactory")
 
 
 @define(eq=False)
-class RunHandle:
-    """What the supervisor holds of a run."""
+class Handle:
+    """What the supervisor holds of a process: the strings by which it is stopped."""
 
-    order: StartRun
-    journalled: int
-    """The journal's number of the admission: the run waits until that is durable."""
-    agent_scope: trio.CancelScope = field(factory=trio.CancelScope)
+    agent_scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Around the whole task of the run; cancelled to stop the agent."""
-    scope: trio.CancelScope = field(factory=trio.CancelScope)
+    scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Around its life; cancelled to stop the run."""
-    patience: trio.CancelScope = field(factory=trio.CancelScope)
+    patience: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Its deadline is the end of the grace."""
-    cleanup: trio.CancelScope = field(factory=lambda: trio.CancelScope(shield=True))
+    cleanup: trio.CancelScope = field(factory=lambda: trio.CancelScope(shield=True), init=False)
     """Shields the clean-up, and bounds it; cancelled only by a factory that no longer waits."""
-    stop: Stop | None = None
+    stop: Stop | None = field(default=None, init=False)
     """Why it is stopped; the first reason stays, the shortest grace holds."""
 
     def ask_to_stop(self, stop: Stop) -> None:
@@ -77,6 +77,50 @@ class RunHandle:
         if self.stop is None:
             self.stop = stop
         self.patience.deadline = min(self.patience.deadline, trio.current_time() + stop.grace_secs)
+
+
+@define(eq=False)
+class WarmHandle(Handle):
+    """What it holds of a process that waits for its run."""
+
+    order: StartWarm
+    waiting: Body[WarmHandle] | None = field(default=None, init=False)
+    """The process and its output, while a run can have them."""
+    taken: bool = field(default=False, init=False)
+    """A run has them, and the clean-up is that run's."""
+    gone: trio.Event = field(factory=trio.Event, init=False)
+    """They are not here any more, whether they were taken or have ended."""
+
+    def give(self, prompt: bytes) -> tuple[Process, Intake] | None:
+        """Deliver the prompt; the process with its output, which now are the caller's. No checkpoint.
+
+        None: it takes no prompt, and is ended where it has not ended already; `gone` tells when.
+        """
+        body, self.waiting = self.waiting, None
+        if body is None or body.process is None:
+            return None
+        if body.process.deliver(prompt):
+            self.taken = True
+            self.scope.cancel(reason="its run has begun")
+            return body.process, body.intake
+        self.end(Stop(Reason.CANCELLED, 0.0, "it could not be given its prompt"))
+        return None
+
+    def end(self, stop: Stop) -> None:
+        """Have it ended; no checkpoint."""
+        self.ask_to_stop(stop)
+        self.scope.cancel(reason=stop.detail)
+
+
+@define(eq=False)
+class RunHandle(Handle):
+    """What it holds of a run."""
+
+    order: StartRun
+    journalled: int
+    """The journal's number of the admission: the run waits until that is durable."""
+    warm: WarmHandle | None = None
+    """The process that waits for it, if one does; the run takes it over when the admission is durable."""
 
 
 @frozen
@@ -117,20 +161,30 @@ async def run_agent(handle: RunHandle, place: Workplace) -> None:
         with handle.scope:
             await run.live()
     finally:
-        if not run.over and handle.stop is None:  # cancelled by nobody who gave a reason: from outside, or by a bug
-            handle.ask_to_stop(Stop(Reason.SHUTDOWN, place.agent.grace_secs, "the factory stopped"))
-        patience = 0.0 if handle.stop is None else handle.stop.grace_secs
-        handle.cleanup.deadline = trio.current_time() + patience + CLEANUP_SECS
-        with handle.cleanup:
-            await run.end_process()  # noqa: ASYNC102 - the scope is a shield with a deadline
-        # whatever became of that, the supervisor must hear of it: it would wait for this run for ever
-        with trio.CancelScope(deadline=trio.current_time() + REPORT_SECS, shield=True):
-            await run.report()
+        await run.clean_up()  # noqa: ASYNC102 - its scopes are shields with deadlines
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """What a disk or a text refuses becomes a SpawnFailed."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "enospc" if full else "run_directory"
+        raise SpawnFailed(reason, f"its run directory cannot be made: {error}") from error
+    except ValueError as error:  # text that no file can hold
+        raise SpawnFailed("run_directory", f"its prompt cannot be written: {error}") from error
+
+
+HandleT = TypeVar("HandleT", bound=Handle)
 
 
 @define(eq=False)
-class _LiveRun:
-    handle: RunHandle
+class Body(ABC, Generic[HandleT]):
+    """A process and its output, from the start to the end, and what that came to."""
+
+    handle: HandleT
     place: Workplace
     intake: Intake
     process: Process | None = None
@@ -153,54 +207,43 @@ class _LiveRun:
         """It ended by itself, or never began."""
         return self.exit_code is not None or self.failure is not None or self.refused is not None
 
-    async def live(self) -> None:
-        order, place = self.handle.order, self.place
-        try:
-            spec = self._spec()  # while the journal syncs
-            await place.machine.journal.wait_durable(self.handle.journalled)
-            self.refused = place.obstacle(order.run_id)
-            if self.refused is not None:
-                return
-            self.process = await place.machine.launcher.launch(spec, self.intake)
-        except SpawnFailed as failure:
-            self.failure = failure
-            return  # noqa: ASYNC910 - the clean-up is one
-        await place.sender.send(RunStarted(place.sender.now(), order.run_id, self.process.pid))
-        with (
-            place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes),
-            place.nightwatch.watching(order.run_id, order.agent, lambda: self.intake.tally.excused),
-        ):
-            self.exit_code = await self.process.wait()
+    @property
+    def run_id(self) -> str:
+        """That of the run, or of the one that may come."""
+        return self.intake.run_id
 
-    def _spec(self) -> LaunchSpec:
-        order, place = self.handle.order, self.place
-        try:
-            task = place.agent.task
-            if place.tool.reports and (note := place.nightwatch.take_note(order.agent)):
-                task = f"{task}\n\n{note}\n"  # a plain program's task may be a script, and is left alone
-            told = in_words(order.messages) if order.messages else ""
-            if told and place.tool.reports:
-                task = f"{task}\n\n{told}"
-            files = place.machine.runs.begin(order.run_id, task, told)
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            reason = "enospc" if full else "run_directory"
-            raise SpawnFailed(reason, f"its run directory cannot be made: {error}") from error
-        except ValueError as error:  # text that no file can hold
-            raise SpawnFailed("run_directory", f"its prompt cannot be written: {error}") from error
+    def spec(self, files: RunFiles, prompt: str | None, *, told: bool) -> LaunchSpec:
+        """What to start; with a prompt that comes later if there is none yet. `told`: there are messages, or may be."""
+        place = self.place
+        later = prompt is None
         return LaunchSpec(
-            run_id=order.run_id,
-            argv=place.tool.argv(place.agent, Prompt(task, files.prompt)),
+            run_id=self.run_id,
+            argv=place.tool.argv(place.agent, Prompt(prompt or "", files.prompt)),
             env=environment(place.agent, place.tool, place.machine.environ)
             | ({MESSAGES: str(files.messages)} if told else {}),
             cwd=place.working_dir,
-            stdin=files.prompt if place.tool.prompt is PromptVia.STDIN else None,
+            stdin=files.prompt if place.tool.prompt is PromptVia.STDIN and not later else None,
             stdout=files.stdout,
             stderr=files.stderr,
             max_memory_bytes=place.agent.max_memory_bytes,
             max_output_bytes=place.agent.max_output_bytes,
             nice=place.nice,
+            prompt_later=later,
         )
+
+    async def clean_up(self) -> None:
+        """End it if it has not, and report; for a `finally`. Cancellation is not delivered, and it has a bound."""
+        handle = self.handle
+        if self.exit_code is None and handle.stop is None:
+            # cancelled by nobody who gave a reason, from outside or by a bug; or there was nothing to live for
+            handle.ask_to_stop(Stop(Reason.SHUTDOWN, self.place.agent.grace_secs, "the factory stopped"))
+        patience = 0.0 if handle.stop is None else handle.stop.grace_secs
+        handle.cleanup.deadline = trio.current_time() + patience + CLEANUP_SECS
+        with handle.cleanup:
+            await self.end_process()
+        # whatever became of that, the supervisor must hear of it: it would wait for this run for ever
+        with trio.CancelScope(deadline=trio.current_time() + REPORT_SECS, shield=True):
+            await self.report()
 
     async def end_process(self) -> None:
         """Stop it unless it has ended, sweep what it left, and read the rest of its output."""
@@ -209,7 +252,7 @@ class _LiveRun:
         if self.process is None:
             await trio.lowlevel.checkpoint()
             return
-        self.unreaped = (f"{self.process.pid} {self.handle.order.run_id}",)  # until we know better
+        self.unreaped = (f"{self.process.pid} {self.run_id}",)  # until we know better
         try:
             if self.exit_code is None:
                 try:
@@ -228,24 +271,12 @@ class _LiveRun:
             self.unread = draining.cancelled_caught
             self.intake.finish()
 
+    @abstractmethod
     async def report(self) -> None:
-        """Judge, and tell the supervisor."""
-        verdict = await self._blame_the_disk(self._judge())
-        now = self.place.sender.now()
-        self._remember_session()
-        if self.process is not None:
-            self._summarise(now, verdict)
-        tally = self.intake.tally
-        sent = Sent()
-        if verdict.reason is Reason.SUCCEEDED and (tally.mentions or tally.handoffs):
-            store = self.place.machine.handoffs
-            sent = Sent(tuple(tally.mentions), await write_down(tally.handoffs, self.handle.order, store, now))
-        event = RunEnded(
-            now, self.handle.order.run_id, verdict, self.exit_code, self.unreaped, tally.totals, tally.spent, sent
-        )
-        await self.place.sender.send(event)
+        """Tell the supervisor what it came to."""
 
-    def _judge(self) -> Verdict:
+    def judge(self) -> Verdict:
+        """What it came to."""
         stop = self.stopped
         if self.failure is not None:
             error = ErrorClass.TOOL_MISSING if self.failure.reason == "tool_missing" else ErrorClass.UNKNOWN
@@ -288,6 +319,83 @@ class _LiveRun:
             detail = f"{verdict.detail}; its output was not read to the end".removeprefix("; ")
             verdict = evolve(verdict, detail=detail)
         return verdict
+
+
+@define(eq=False)
+class _LiveRun(Body[RunHandle]):
+    async def live(self) -> None:
+        order, place, warm = self.handle.order, self.place, self.handle.warm
+        try:
+            told = in_words(order.messages) if order.messages else ""
+            prompt = self._prompt(told)
+            spec = self._begin(prompt, told) if warm is None else None  # while the journal syncs
+            await place.machine.journal.wait_durable(self.handle.journalled)
+            self.refused = place.obstacle(order.run_id)
+            if self.refused is not None:
+                return
+            if warm is not None and not self._take_over(warm, prompt, told):
+                await warm.gone.wait()
+                spec = self._begin(prompt, told)
+            if spec is not None:
+                self.process = await place.machine.launcher.launch(spec, self.intake)
+        except SpawnFailed as failure:
+            self.failure = failure
+            return  # noqa: ASYNC910 - the clean-up is one
+        assert self.process is not None
+        await place.sender.send(RunStarted(place.sender.now(), order.run_id, self.process.pid))
+        with (
+            place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes),
+            place.nightwatch.watching(order.run_id, order.agent, lambda: self.intake.tally.excused),
+        ):
+            self.exit_code = await self.process.wait()
+
+    def _prompt(self, told: str) -> str:
+        task = self.place.agent.task
+        if not self.place.tool.reports:
+            return task  # a plain program's may be a script, and is left alone
+        if note := self.place.nightwatch.take_note(self.handle.order.agent):
+            task = f"{task}\n\n{note}\n"
+        return f"{task}\n\n{told}" if told else task
+
+    def _begin(self, prompt: str, told: str) -> LaunchSpec:
+        with writing():
+            files = self.place.machine.runs.begin(self.run_id, prompt, told)
+            return self.spec(files, prompt, told=bool(told))
+
+    def _take_over(self, warm: WarmHandle, prompt: str, told: str) -> bool:
+        """Have the process that waits for this run, if it still does; from now on it is this run's alone."""
+        if warm.waiting is None:
+            return False
+        with writing():
+            self.place.machine.runs.tell(self.run_id, prompt, told)
+        given = warm.give(prompt.encode())
+        if given is None:
+            return False
+        self.process, self.intake = given
+        return True
+
+    async def end_process(self) -> None:
+        """End also what waited for it, if that was not taken over: nothing of a run outlives its verdict."""
+        warm = self.handle.warm
+        if warm is not None and not warm.taken and self.handle.stop is not None:
+            warm.end(Stop(Reason.CANCELLED, self.handle.stop.grace_secs, "its run ended before it had its prompt"))
+            await warm.gone.wait()
+        await super().end_process()
+
+    async def report(self) -> None:
+        """Judge, and tell the supervisor."""
+        verdict = await self._blame_the_disk(self.judge())
+        now = self.place.sender.now()
+        self._remember_session()
+        if self.process is not None:
+            self._summarise(now, verdict)
+        tally = self.intake.tally
+        sent = Sent()
+        if verdict.reason is Reason.SUCCEEDED and (tally.mentions or tally.handoffs):
+            store = self.place.machine.handoffs
+            sent = Sent(tuple(tally.mentions), await write_down(tally.handoffs, self.handle.order, store, now))
+        event = RunEnded(now, self.run_id, verdict, self.exit_code, self.unreaped, tally.totals, tally.spent, sent)
+        await self.place.sender.send(event)
 
     def _remember_session(self) -> None:
         tally, sessions = self.intake.tally, self.place.sessions

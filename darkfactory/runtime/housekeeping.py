@@ -50,7 +50,7 @@ async def prune_runs(state: AsyncValue[State], machine: Machine) -> None:
             since=machine.clock.utc() - timedelta(days=config.keep_days),
             total_bytes=config.keep_bytes,
         )
-        pruned = await machine.runs.prune(keep, living=frozenset(state.value.runs))
+        pruned = await machine.runs.prune(keep, living=_living(state.value))
         await machine.handoffs.prune(keep.since)
         if pruned.runs:
             _log.info("runs_pruned", runs=pruned.runs, freed_bytes=pruned.freed_bytes)
@@ -58,6 +58,11 @@ async def prune_runs(state: AsyncValue[State], machine: Machine) -> None:
             _log.warning("prune_failed", detail=pruned.problem)
         await trio.sleep(PRUNE_SECS)
         await state.wait_value(partial(_begun_since, begun))
+
+
+def _living(state: State) -> frozenset[str]:
+    """The runs that live, and those that a process waits for."""
+    return frozenset(state.runs).union(each.id for agent in state.agents.values() for each in agent.warm)
 
 
 def _begun_since(begun: int, state: State) -> bool:

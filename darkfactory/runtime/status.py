@@ -49,6 +49,8 @@ class AgentStatus:
     """Of that provider's `calls_per_hour`; None where there is no such limit."""
     leases: tuple[Reservation, ...] = ()
     """What its run has to itself, or shares with others."""
+    warm: int = 0
+    """Processes that wait for its next runs, and could be used now."""
 
 
 @frozen
@@ -158,6 +160,7 @@ def _status(
         messages=messages,
         api_calls_remaining=api_calls_remaining,
         leases=run.leases if run is not None else (),
+        warm=sum(each.ready_at is not None and each.ending is None for each in agent.warm),
     )
 
 

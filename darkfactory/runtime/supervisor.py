@@ -107,6 +107,8 @@ class Supervisor:
                     getattr(_log, action.severity.value)(action.kind, **action.data)
                 case actions.StartRun():
                     self.layers.start(action, self.journalled)
+                case actions.StartWarm():
+                    self.layers.start_warm(action)
                 case actions.StopRun():
                     self.layers.stop_run(action.layer, action.run_id, action.stop)
                 case actions.StopAgent():

@@ -172,6 +172,8 @@ CASES = {
             '["src/**", {glob = "docs", shared = true}]',
             (Reservation("src/**"), Reservation("docs", shared=True)),
         ),
+        "warm": ('2\ncli_tool = "demo"', 2),
+        "warm_idle_secs": ('"10m"', 600.0),
     },
 }
 

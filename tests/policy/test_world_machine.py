@@ -45,6 +45,7 @@ from darkfactory.model.messages import Mention, Sent
 from darkfactory.model.providers import Spending
 from darkfactory.model.state import Request
 from darkfactory.policy import messages, reservations, siblings
+from darkfactory.policy.admission import PROVIDER_WAITS
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import durable_of, fold, instant, line_of, snapshot
 from darkfactory.policy.providers import PROBE_SECS
@@ -405,9 +406,12 @@ class Factory(RuleBasedStateMachine):
                 self.says_for_what_it_waits(request, answer)
 
     def says_for_what_it_waits(self, request: Request, answer: Queue | Refuse) -> None:
-        """Of leases it is the truth at any time; others are looked at again where something could come of it."""
+        """Of leases it is the truth at any time, but for a provider's limit that was reached since: that frees nobody.
+
+        Others are looked at again where something could come of it.
+        """
         if isinstance(answer, Queue) and request.waits_for == "reserved":
-            assert answer.reason == "reserved"
+            assert answer.reason in {"reserved", *PROVIDER_WAITS}
 
     @invariant()
     def no_two_runs_have_leases_that_conflict(self) -> None:
