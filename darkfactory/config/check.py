@@ -26,6 +26,7 @@ from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
     CompoundReviewConfig,
+    Isolation,
     NightwatchConfig,
     OrchestratorConfig,
     Permissions,
@@ -88,6 +89,15 @@ def absent(config: OrchestratorConfig) -> Iterator[Finding]:
     for keys, path in wanted.items():
         if not _is_dir(path):
             yield Finding(keys, "is not an existing directory", "create it, or correct the path")
+    in_repository = _is_dir(config.working_dir) and _has_git(config.working_dir)
+    for index, agent in enumerate(config.agents):
+        if agent.isolation is Isolation.WORKTREE and _is_dir(config.working_dir) and not in_repository:
+            yield Finding(
+                ("agents", index, "isolation"),
+                "takes a git repository, and working_dir is in none",
+                'make it one (git init, and a commit), or write isolation = "shared"',
+                reads=(("working_dir",),),
+            )
     for index, agent in enumerate(config.agents if os.geteuid() == 0 else ()):
         sandbox = "IS_SANDBOX" in agent.env or "IS_SANDBOX" in agent.env_pass
         if agent.cli_tool.rpartition("/")[2] == "claude" and not _BYPASS.isdisjoint(agent.args) and not sandbox:
@@ -420,6 +430,15 @@ def _no_nul(keys: Keys, text: str) -> Iterator[Finding]:
         yield Finding(keys, "holds a NUL character, which no program can be given")
     if any("\ud800" <= character <= "\udfff" for character in text):
         yield Finding(keys, "holds half of a surrogate pair, which no file can hold")
+
+
+def _has_git(path: Path) -> bool:
+    """Whether a directory looks like a part of a git repository; git itself is asked when a run wants a worktree."""
+    try:
+        here = path.resolve()
+        return any((directory / ".git").exists() for directory in (here, *here.parents))
+    except OSError:
+        return False
 
 
 def _is_dir(path: Path) -> bool:

@@ -28,6 +28,7 @@ from darkfactory.model.fleet import (
     CompoundReviewConfig,
     Containment,
     Fallback,
+    Isolation,
     JsonlMap,
     LayerConfig,
     MinSamples,
@@ -105,7 +106,7 @@ def _converter(base: Path, environ: Mapping[str, str]) -> Converter:
     converter.register_structure_hook(ZoneInfo, lambda value, _: _zone(value))
     converter.register_structure_hook(Secret, lambda value, _: _secret(value, environ))
     converter.register_structure_hook(Path, lambda value, _: expand.path(_string(value), base=base, environ=environ))
-    for word in (AgentLayer, Containment, Overlap, Permissions, PromptVia, Strategy):
+    for word in (AgentLayer, Containment, Isolation, Overlap, Permissions, PromptVia, Strategy):
         converter.register_structure_hook(word, _word)
     for section in reversed(_SECTIONS):  # the whole last: it is made of the others
         converter.register_structure_hook(section, _section_hook(section, converter))

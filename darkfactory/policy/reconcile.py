@@ -15,9 +15,9 @@ from attrs import evolve
 from darkfactory.model.actions import Admit as Admitted
 from darkfactory.model.actions import Cause, Queue, Refuse, Severity, StartRun, Stop, StopRun
 from darkfactory.model.ends import Reason
-from darkfactory.model.fleet import AgentLayer
+from darkfactory.model.fleet import AgentLayer, Isolation
 from darkfactory.model.providers import Spending
-from darkfactory.model.state import Phase, Request, Run
+from darkfactory.model.state import AgentState, Phase, Request, Run
 from darkfactory.policy import admission, limits, providers, siblings
 from darkfactory.policy.chance import token
 from darkfactory.policy.draft import Draft
@@ -101,7 +101,10 @@ def may_begin_instead(draft: Draft, request: Request) -> bool:
     """Whether nothing keeps the request waiting but its agent's run, which would be stopped for it, and its jitter."""
     agent = evolve(draft.agents[request.agent], run=None)
     provider = providers.choose(draft, request).waits
-    around = admission.Surroundings(draft.config, draft.when, len(draft.runs) - 1, draft.disk_low, provider)
+    worktrees = _worktrees(draft, agent)
+    around = admission.Surroundings(
+        draft.config, draft.when, len(draft.runs) - 1, draft.disk_low, provider, worktrees=worktrees
+    )
     return admission.admit(agent, evolve(request, not_before=-inf), around) is None
 
 
@@ -111,8 +114,16 @@ def ask_gate(
     """What the gate says to a request now; None admits. `obstacle` is that of `siblings` for this pass."""
     waits = obstacle.waits if obstacle is not None and request.agent in obstacle.members else None
     provider = providers.choose(draft, request, known).waits
-    around = admission.Surroundings(draft.config, draft.when, len(draft.runs), draft.disk_low, provider, waits)
-    return admission.admit(draft.agents[request.agent], request, around)
+    agent = draft.agents[request.agent]
+    worktrees = _worktrees(draft, agent)
+    around = admission.Surroundings(
+        draft.config, draft.when, len(draft.runs), draft.disk_low, provider, waits, worktrees
+    )
+    return admission.admit(agent, request, around)
+
+
+def _worktrees(draft: Draft, agent: AgentState) -> int:
+    return draft.worktrees_in_use() if agent.definition.isolation is Isolation.WORKTREE else 0
 
 
 def _pass_gate(draft: Draft, looked_at: Container[str]) -> None:

@@ -19,11 +19,20 @@ from attrs import asdict, define, evolve, field, frozen
 
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process
+from darkfactory.devices.worktrees import Settled
 from darkfactory.errors import SpawnFailed
 from darkfactory.model.actions import Queue, StartRun, Stop
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
-from darkfactory.model.events import DiskChecked, Moment, RunEnded, RunStarted
-from darkfactory.model.fleet import AgentDefinition, PromptVia
+from darkfactory.model.events import (
+    DiskChecked,
+    Moment,
+    RunEnded,
+    RunStarted,
+    WorktreeMade,
+    WorktreesCounted,
+    WorktreeSettled,
+)
+from darkfactory.model.fleet import AgentDefinition, Isolation, PromptVia
 from darkfactory.model.signals import Finished, Usage
 from darkfactory.policy.history import timestamp
 from darkfactory.runtime.inbox import Sender
@@ -38,6 +47,10 @@ CLEANUP_SECS: Final = 30.0
 """Beyond the grace: the longest that killing, sweeping and reading the rest of the output may take."""
 DRAIN_SECS: Final = 10.0
 """Of these, the longest that reading may take; what is not read by then stays in the file and counts for nothing."""
+SETTLE_SECS: Final = 10.0
+"""Of these, the longest that settling a worktree may take; what is not done by then is left to a task of its own."""
+LAST_SETTLE_SECS: Final = 0.5
+"""The same beyond the grace while the factory stops, which waits no longer; then the next start does it."""
 REPORT_SECS: Final = 10.0
 """How long looking at the disk, and a place in the inbox, may keep a verdict waiting."""
 FULL_BYTES: Final = 16 * 1024**2
@@ -118,9 +131,25 @@ async def run_agent(handle: RunHandle, place: Workplace) -> None:
         handle.cleanup.deadline = trio.current_time() + patience + CLEANUP_SECS
         with handle.cleanup:
             await run.end_process()  # noqa: ASYNC102 - the scope is a shield with a deadline
+            await run.settle_worktree()  # noqa: ASYNC102 - the same
+        run.leave_worktree()
         # whatever became of that, the supervisor must hear of it: it would wait for this run for ever
         with trio.CancelScope(deadline=trio.current_time() + REPORT_SECS, shield=True):
             await run.report()
+
+
+def settled_event(settled: Settled, now: Moment) -> WorktreeSettled:
+    """The event that tells it."""
+    return WorktreeSettled(
+        now,
+        settled.run_id,
+        settled.agent,
+        settled.path,
+        settled.kept,
+        settled.branches,
+        settled.commits,
+        settled.rescued,
+    )
 
 
 @define(eq=False)
@@ -140,6 +169,8 @@ class _LiveRun:
     unreaped: tuple[str, ...] = ()
     unread: bool = False
     """Its output was not read to the end."""
+    settled: Settled | None = None
+    """What became of its worktree; None where it has none, or that is not decided yet."""
     out_of_memory: bool = False
     """The system ended processes of it at its limit."""
 
@@ -156,6 +187,8 @@ class _LiveRun:
             self.refused = place.obstacle(order.run_id)
             if self.refused is not None:
                 return
+            if place.agent.isolation is Isolation.WORKTREE:
+                spec = await self._in_worktree(spec)
             self.process = await place.machine.launcher.launch(spec, self.intake)
         except SpawnFailed as failure:
             self.failure = failure
@@ -193,6 +226,31 @@ class _LiveRun:
             nice=place.nice,
         )
 
+    async def _in_worktree(self, spec: LaunchSpec) -> LaunchSpec:
+        order, place = self.handle.order, self.place
+        now = place.sender.now()
+        made = await place.machine.worktrees.make(order.run_id, order.agent, place.working_dir, now.utc)
+        await place.sender.send(WorktreeMade(place.sender.now(), order.run_id, made.path, made.branch, made.commit))
+        return evolve(spec, cwd=made.cwd)
+
+    async def settle_worktree(self) -> None:
+        """Keep its work, and its worktree unless nothing is lost with that; for when its processes are gone."""
+        await trio.lowlevel.checkpoint()
+        place = self.place
+        if place.agent.isolation is not Isolation.WORKTREE or self.unreaped:
+            return
+        until = trio.current_time() + SETTLE_SECS
+        stop = self.handle.stop
+        if stop is not None and stop.reason is Reason.SHUTDOWN:
+            until = min(until, self.handle.patience.deadline + LAST_SETTLE_SECS)
+        with trio.move_on_at(until):  # noqa: ASYNC912 - there was a checkpoint
+            self.settled = await place.machine.worktrees.settle(self.handle.order.run_id, self._judge().reason.value)
+
+    def leave_worktree(self) -> None:
+        """Have its worktree left alone in this life if something of it may be living."""
+        if self.place.agent.isolation is Isolation.WORKTREE and self.unreaped:
+            self.place.machine.worktrees.leave(self.handle.order.run_id)
+
     async def end_process(self) -> None:
         """Stop it unless it has ended, sweep what it left, and read the rest of its output."""
         self.stopped = None if self.over else self.handle.stop
@@ -224,6 +282,8 @@ class _LiveRun:
         verdict = await self._blame_the_disk(self._judge())
         now = self.place.sender.now()
         self._remember_session()
+        if self.place.agent.isolation is Isolation.WORKTREE:
+            await self._tell_worktree(now)
         if self.process is not None:
             self._summarise(now, verdict)
         tally = self.intake.tally
@@ -231,6 +291,12 @@ class _LiveRun:
             now, self.handle.order.run_id, verdict, self.exit_code, self.unreaped, tally.totals, tally.spent
         )
         await self.place.sender.send(event)
+
+    async def _tell_worktree(self, now: Moment) -> None:
+        sender, settled = self.place.sender, self.settled
+        if settled is not None:
+            await sender.send(settled_event(settled, now))
+        await sender.send(WorktreesCounted(now, self.place.machine.worktrees.kept()))
 
     def _judge(self) -> Verdict:
         stop = self.stopped

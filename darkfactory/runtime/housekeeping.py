@@ -17,11 +17,14 @@ from trio_util import AsyncValue
 
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.runstore import Keep
-from darkfactory.model.events import DiskChecked
+from darkfactory.model.events import DiskChecked, WorktreesCounted
 from darkfactory.model.state import State
+from darkfactory.runtime.agent_run import settled_event
 from darkfactory.runtime.inbox import Sender
 
 CHECK_SECS: Final = 30.0
+SETTLE_SECS: Final = 300.0
+"""How long one worktree that a run left unsettled may take here, where nobody waits for it."""
 PRUNE_SECS: Final = 600.0
 """Old runs are looked for no more often than this."""
 
@@ -61,3 +64,28 @@ async def prune_runs(state: AsyncValue[State], machine: Machine) -> None:
 
 def _begun_since(begun: int, state: State) -> bool:
     return state.begun != begun
+
+
+async def keep_worktrees(state: AsyncValue[State], machine: Machine, sender: Sender) -> None:
+    """Settle the worktrees that runs left unsettled, tell how many there are, delete what was removed; until cancelled.
+
+    What a life that was killed has left is settled at the start. Whatever goes wrong with that is told, and stops
+    nobody: it is tried again by the next life.
+    """
+    await trio.lowlevel.checkpoint()
+    isolates = state.value.config.isolates
+    if not isolates and not machine.worktrees.kept():
+        return  # nobody has any
+    while True:
+        for run_id in machine.worktrees.leftovers():
+            with trio.move_on_after(SETTLE_SECS):
+                settled = await machine.worktrees.settle(run_id, "lost")
+                if settled is not None:
+                    await sender.send(settled_event(settled, sender.now()))
+        count = machine.worktrees.kept()
+        if isolates and count != state.value.worktrees:
+            await sender.send(WorktreesCounted(sender.now(), count))
+        problem = await machine.worktrees.bury()
+        if problem is not None:
+            _log.warning("worktree_not_deleted", detail=problem)
+        await trio.sleep(CHECK_SECS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 
 from attrs import frozen
 
@@ -44,6 +45,8 @@ class AgentStatus:
     """It runs with its fallback."""
     api_calls_remaining: int | None = None
     """Of that provider's `calls_per_hour`; None where there is no such limit."""
+    worktree: Path | None = None
+    """Where it works; None while it has no worktree of its own."""
 
 
 @frozen
@@ -145,6 +148,7 @@ def _status(
         provider=provider,
         fallback=run is not None and run.fallback,
         api_calls_remaining=api_calls_remaining,
+        worktree=run.worktree if run is not None else None,
     )
 
 
