@@ -144,7 +144,7 @@ async def _remove(device: WorktreeDirectories, record: Record, loss: Loss) -> bo
             return False
     except (GitError, OSError) as error:
         click.echo(f"{record.run}: {_shown(str(error))}", err=True)
-        return False
+        return False  # noqa: ASYNC910 - git is one
     problem = await device.bury()
     if problem is not None:
         click.echo(f"{record.run}: not everything could be deleted: {_shown(problem)}", err=True)

@@ -314,16 +314,20 @@ def _worktree_made(draft: Draft, event: events.WorktreeMade) -> None:
 
 
 def _worktree_settled(draft: Draft, event: events.WorktreeSettled) -> None:
+    run, path = event.run_id, str(event.path)
+    if event.kept is None:
+        draft.record("worktree_removed", durable=False, run=run, agent=event.agent, worktree=path)
+        return
     draft.record(
-        "worktree_removed" if event.kept is None else "worktree_kept",
+        "worktree_kept",
         durable=False,
-        run=event.run_id,
+        run=run,
         agent=event.agent,
-        worktree=str(event.path),
-        branches=list(event.branches) or None,
+        worktree=path,
+        branches=list(event.branches),
         why=event.kept,
-        commits=event.commits or None,
-        rescued=event.rescued or None,
+        commits=event.commits,
+        rescued=event.rescued,
     )
 
 

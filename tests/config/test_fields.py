@@ -16,6 +16,7 @@ from darkfactory.model.fleet import (
     CompoundReviewConfig,
     Containment,
     Fallback,
+    Isolation,
     JsonlMap,
     LayerConfig,
     MinSamples,
@@ -53,6 +54,7 @@ CASES = {
         "keep_runs": ("7", 7),
         "keep_days": ("1.5", 1.5),
         "keep_bytes": ('"1GB"', 10**9),
+        "max_worktrees": ("7", 7),
         "containment": ('"guard"', Containment.GUARD),
         "layers": (
             "{Core = {max_restarts = 1}}",
@@ -159,6 +161,7 @@ CASES = {
         "jitter_secs": ("9", 9.0),
         "max_runs_per_day": ("4", 4),
         "max_output_bytes": ('"1MB"', 1_000_000),
+        "isolation": ('"worktree"', Isolation.WORKTREE),
     },
 }
 
