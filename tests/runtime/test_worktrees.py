@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from pathlib import Path
 
 import attrs
@@ -93,7 +92,7 @@ class Slow(SimulatedWorktrees):
     """Takes its time."""
 
     async def settle(self, run_id: str, why: str):
-        await trio.sleep(math.inf)
+        await trio.sleep_forever()
 
 
 @pytest.mark.parametrize(("stops", "takes"), [(False, 10.0), (True, 0.5)])
