@@ -436,7 +436,8 @@ def _has_git(path: Path) -> bool:
     """Whether a directory looks like a part of a git repository; git itself is asked when a run wants a worktree."""
     try:
         here = path.resolve()
-        return any((directory / ".git").exists() for directory in (here, *here.parents))
+        places = [directory / ".git" for directory in (here, *here.parents)]
+        return any(place.is_file() or (place / "HEAD").exists() for place in places)  # what git takes for one, mostly
     except OSError:
         return False
 

@@ -22,6 +22,7 @@ HELPER = AgentDefinition("helper", AgentLayer.GROWTH, "demo", "x", isolation=Iso
 def place(tmp_path: Path) -> Path:
     """A directory that looks like a repository; the simulated machine asks no more of it."""
     (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").touch()
     return tmp_path
 
 
