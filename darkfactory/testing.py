@@ -337,6 +337,7 @@ class SimulatedWorktrees:
     """Those that are kept, and why, by run: take one away, and it was pruned."""
     _in_use: dict[str, str] = field(factory=dict)
     """Their agents, by run."""
+    _left: list[str] = field(factory=list)
 
     async def make(self, run_id: str, agent: str, working_dir: Path, created: datetime) -> Worktree:  # noqa: ARG002
         """One in /simulated/worktrees."""
@@ -359,18 +360,22 @@ class SimulatedWorktrees:
             self.there[run_id] = kept
         return Settled(run_id, agent, Path("/simulated/worktrees") / run_id, (), kept)
 
-    def leave(self, run_id: str) -> None:
-        """It is kept."""
-        if self._in_use.pop(run_id, None) is not None:
+    def leave(self, run_id: str, *, alone: bool) -> None:
+        """It is a leftover, or kept."""
+        if run_id in self._in_use and alone:
+            del self._in_use[run_id]
             self.there[run_id] = "something of it may live"
+        elif run_id in self._in_use:
+            self._left.append(run_id)
 
     def leftovers(self) -> tuple[str, ...]:
         """Those of runs whose end was cut short."""
-        return ()
+        left, self._left = tuple(self._left), []
+        return left
 
     def kept(self) -> int:
         """How many there are."""
-        return len(self.there)
+        return len(self.there) + len(self._left)
 
     async def bury(self) -> str | None:
         """There is nothing to delete."""

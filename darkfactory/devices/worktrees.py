@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -43,6 +43,8 @@ LOCK: Final = "darkfactory.lock"
 _LOCK_PAUSE_SECS: Final = 0.02
 _SMALL_BYTES: Final = 64 * 1024
 """Of a file that git writes and an agent may have rewritten, no more is read."""
+_REPOSITORY: Final = "160000 "
+"""Begins an entry of a tree that is a commit of another repository."""
 _BRANCH: Final = re.compile(r"refs/heads/[^\x00-\x20~^:?*\[\\\x7f]+")
 
 _Run = Callable[..., Awaitable[bytes]]
@@ -96,8 +98,11 @@ class Worktrees(Protocol):
         """
         ...
 
-    def leave(self, run_id: str) -> None:
-        """The run is over and its worktree must not be looked at in this life: something of it may live."""
+    def leave(self, run_id: str, *, alone: bool) -> None:
+        """The run is over. If its worktree was not settled, it becomes one of the `leftovers`.
+
+        `alone`: not in this life, since something of the run may live. After `settle` it does nothing.
+        """
         ...
 
     def leftovers(self) -> tuple[str, ...]:
@@ -253,6 +258,8 @@ class WorktreeDirectories:
         since = state.base
         commits = int(await repository.run("rev-list", "--count", *ours.values(), "--not", since)) if ours else 0
         oddity = state.oddity or ("some of its files could not be read" if unread else None)
+        if oddity is None and commits == 0 and state.files:
+            oddity = await self._repository_inside(repository, record, tip)
         if oddity is None and commits == 0:
             await self._remove(repository, record, ours)
             return _settled(record, self.store, None)
@@ -263,9 +270,10 @@ class WorktreeDirectories:
         branches = tuple(name.removeprefix("refs/heads/") for name in ours)
         return evolve(_settled(record, self.store, kept), branches=branches, commits=commits, rescued=rescued)
 
-    def leave(self, run_id: str) -> None:
+    def leave(self, run_id: str, *, alone: bool) -> None:
         """See `Worktrees.leave`."""
-        self._seen.add(run_id)
+        if alone:
+            self._seen.add(run_id)
         self._let_go(run_id)
 
     def leftovers(self) -> tuple[str, ...]:
@@ -362,7 +370,7 @@ class WorktreeDirectories:
         wanted = [record.ref, f"{record.ref}-[0-9]*", *filter(_BRANCH.fullmatch, (branch, record.base or ""))]
         told = await repository.run("for-each-ref", "--format=%(refname) %(objectname) %(symref)", *wanted)
         refs, links = {}, set()
-        for line in os.fsdecode(told).splitlines():
+        for line in os.fsdecode(told).split("\n")[:-1]:
             name, at, link = line.split(" ", 2)
             refs[name] = at
             if link:
@@ -406,6 +414,12 @@ class WorktreeDirectories:
             yield index
         finally:
             _drop(index)
+
+    async def _repository_inside(self, repository: Repository, record: Record, tip: str) -> str | None:
+        """What to say if there is a repository where its commit has one: that has commits of its own, maybe."""
+        told = os.fsdecode(await repository.run("ls-tree", "-r", "-z", "--full-tree", tip))
+        entries = (entry.partition("\t") for entry in told.split("\0") if entry.startswith(_REPOSITORY))
+        return _filled(self.store.files(record.run), (path for _, _, path in entries))
 
     async def _name(self, repository: Repository, record: Record, state: _State, tip: str) -> dict[str, str]:
         """See to it that a branch of ours has the tip; our branches and where they are. For the holder of the lock."""
@@ -540,7 +554,14 @@ def _oddity(files: Path, own: Path) -> str | None:
     if _line(files / ".git") != f"gitdir: {own}":
         return "its .git is not the one that it was given"
     if os.path.lexists(own / "modules"):
-        return "it has repositories of submodules"
+        return "it has submodules with files"
+    return None
+
+
+def _filled(files: Path, places: Iterable[str]) -> str | None:
+    for place in places:
+        if os.path.lexists(files / place / ".git"):
+            return f"it has a repository inside: {place}"
     return None
 
 

@@ -168,6 +168,8 @@ def _waits_on(draft: Draft, request: Request, obstacle: siblings.Obstacle | None
             return draft.agents[request.agent].run is not None
         case "max_concurrent_runs":
             return obstacle is None and len(draft.runs) >= draft.config.max_concurrent_runs
+        case "max_worktrees":
+            return obstacle is None and draft.worktrees_in_use() >= draft.config.max_worktrees
         case "throttled" | "budget" if (waits := providers.choose(draft, request, known).waits) is not None:
             return waits.reason == request.waits_for
         case waits_for:

@@ -247,9 +247,9 @@ class _LiveRun:
             self.settled = await place.machine.worktrees.settle(self.handle.order.run_id, self._judge().reason.value)
 
     def leave_worktree(self) -> None:
-        """Have its worktree left alone in this life if something of it may be living."""
-        if self.place.agent.isolation is Isolation.WORKTREE and self.unreaped:
-            self.place.machine.worktrees.leave(self.handle.order.run_id)
+        """Have others settle its worktree if that was not done, unless something of it may be living."""
+        if self.place.agent.isolation is Isolation.WORKTREE:
+            self.place.machine.worktrees.leave(self.handle.order.run_id, alone=bool(self.unreaped))
 
     async def end_process(self) -> None:
         """Stop it unless it has ended, sweep what it left, and read the rest of its output."""

@@ -248,7 +248,7 @@ class TestWhenThereIsNoneToBeHad:
         with pytest.raises(SpawnFailed):
             await device.make(RUN, "it", checkout.path, NOW)
         assert not (tmp_path / "elsewhere").exists()
-        device.leave(RUN)
+        device.leave(RUN, alone=True)
 
     async def test_too_slow(
         self, device: WorktreeDirectories, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
@@ -544,6 +544,15 @@ async def test_what_cannot_be_read_keeps_it(device: WorktreeDirectories, checkou
     assert "could not be read" in str((await settled(device)).kept)
 
 
+async def test_what_git_will_not_take_keeps_it_as_it_is(device: WorktreeDirectories, checkout: Checkout) -> None:
+    worktree = await made(device, checkout)
+    (worktree.path / ".gitattributes").write_text("*.odd working-tree-encoding=UTF-16\n")
+    (worktree.path / "file.odd").write_bytes(b"odd")
+    found = await settled(device)
+    assert "encode" in str(found.kept)
+    assert (worktree.path / "file.odd").exists()
+
+
 async def test_a_repository_inside_is_kept_with_the_directory(device: WorktreeDirectories, checkout: Checkout) -> None:
     worktree = await made(device, checkout)
     Checkout.begun(worktree.path / "inner")
@@ -610,7 +619,7 @@ async def test_a_record_that_is_not_ours_is_nobodys(device: WorktreeDirectories,
     assert device.store.all() == []
     assert await device.settle(RUN, "x") is None
     assert device.leftovers() == ()
-    device.leave(RUN)
+    device.leave(RUN, alone=True)
 
 
 async def test_a_record_that_names_anothers_branch_is_nobodys(device: WorktreeDirectories, checkout: Checkout) -> None:
@@ -619,7 +628,7 @@ async def test_a_record_that_names_anothers_branch_is_nobodys(device: WorktreeDi
     record_file.write_text(record_file.read_text().replace(BRANCH, "main"))
     assert await device.settle(RUN, "x") is None
     assert "main" in checkout.branches()
-    device.leave(RUN)
+    device.leave(RUN, alone=True)
 
 
 def test_cancelled_at_any_step_it_can_be_settled_afterwards(checkout: Checkout, tmp_path: Path) -> None:
@@ -652,6 +661,97 @@ def test_cancelled_at_any_step_it_can_be_settled_afterwards(checkout: Checkout, 
     assert ends == {True, False}
 
 
+async def test_one_that_its_run_could_not_settle_is_left_to_others_unless_something_of_it_lives(
+    device: WorktreeDirectories, checkout: Checkout
+) -> None:
+    other = "it-20260105-000000-bbbbbb"
+    for run in (RUN, other):
+        await made(device, checkout, run)
+    assert (device.leftovers(), device.kept()) == ((), 0)
+    device.leave(RUN, alone=True)
+    device.leave(other, alone=False)
+    assert (device.leftovers(), device.kept()) == ((other,), 2)
+    assert device.leftovers() == ()
+    for run in (RUN, other):
+        await settled(device, run)
+
+
+class TestOddRepositories:
+    async def work(self, device: WorktreeDirectories, where: Path) -> Settled:
+        worktree = await device.make(RUN, "it", where, NOW)
+        (worktree.cwd / "new").write_text("work")
+        return await settled(device)
+
+    async def test_a_bare_one_with_a_worktree_of_a_persons_own(
+        self, device: WorktreeDirectories, checkout: Checkout, tmp_path: Path
+    ) -> None:
+        checkout.git("clone", "--quiet", "--bare", str(checkout.path), str(tmp_path / "bare"))
+        bare = Checkout(tmp_path / "bare")
+        bare.git("worktree", "add", "--quiet", "-b", "mine", str(tmp_path / "mine"))
+        found = await self.work(device, tmp_path / "mine" / "sub")
+        assert found.kept == "1 commits that mine does not contain"
+        assert bare.files(BRANCH)["sub/new"] == "work"
+
+    async def test_one_that_is_checked_out_in_part(self, device: WorktreeDirectories, checkout: Checkout) -> None:
+        checkout.write("other/file", "x")
+        checkout.commit("another directory")
+        checkout.git("sparse-checkout", "set", "--cone", "sub")
+        found = await self.work(device, checkout.path)
+        assert found.rescued == 1
+        assert checkout.files(BRANCH)["other/file"] == "x"
+        assert not (checkout.path / "other").exists()
+
+    async def test_one_with_longer_names(self, device: WorktreeDirectories, tmp_path: Path) -> None:
+        (tmp_path / "long").mkdir()
+        long = Checkout(tmp_path / "long")
+        long.git("init", "--quiet", "--object-format=sha256", "--initial-branch=main")
+        long.commit("empty")
+        assert (await self.work(device, long.path)).rescued == 1
+        assert long.files(BRANCH) == {"new": "work"}
+
+    async def test_one_whose_configuration_lies_about_where_it_is(
+        self, device: WorktreeDirectories, checkout: Checkout, tmp_path: Path
+    ) -> None:
+        worktree = await made(device, checkout)
+        (worktree.path / "new").write_text("work")
+        checkout.git("config", "core.worktree", str(tmp_path))
+        assert (await settled(device)).rescued == 1
+
+    async def test_one_that_changes_the_ends_of_lines(self, device: WorktreeDirectories, checkout: Checkout) -> None:
+        checkout.write(".gitattributes", "* text eol=crlf\n")
+        checkout.commit("ends of lines")
+        checkout.git("config", "core.safecrlf", "true")
+        worktree = await made(device, checkout)
+        assert (worktree.path / "README").read_bytes() == b"read me\r\n"
+        assert (await settled(device)).kept is None
+
+    async def test_one_in_which_history_is_replaced(self, device: WorktreeDirectories, checkout: Checkout) -> None:
+        """Replaced, the work looks as if main had it."""
+        worktree = await made(device, checkout)
+        commit = Checkout(worktree.path).commit("its work")
+        checkout.git("replace", checkout.branches()["main"], commit)
+        assert (await settled(device)).commits == 1
+
+    async def test_one_with_submodules(self, device: WorktreeDirectories, checkout: Checkout, tmp_path: Path) -> None:
+        inner = Checkout.begun(tmp_path / "inner")
+        checkout.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner.path), "part")
+        checkout.commit("a submodule")
+        await made(device, checkout)
+        assert (await settled(device)).kept is None, "nobody filled it"
+        other = "it-20260105-000000-bbbbbb"
+        worktree = await made(device, checkout, other)
+        inside = Checkout(worktree.path)
+        inside.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init")
+        Checkout(worktree.path / "part").commit("only here")
+        Checkout(worktree.path / "part").git("checkout", "--quiet", "HEAD~")
+        assert (await settled(device, other)).kept == "it has submodules with files"
+        third = "it-20260105-000000-cccccc"
+        worktree = await made(device, checkout, third)
+        (worktree.path / "part").rmdir()
+        inner.git("clone", "--quiet", str(inner.path), str(worktree.path / "part"))
+        assert "it has a repository inside: part" in str((await settled(device, third)).kept)
+
+
 class TestLoss:
     async def test_all_that_would_be_lost_is_told(self, device: WorktreeDirectories, checkout: Checkout) -> None:
         worktree = await made(device, checkout)
@@ -680,6 +780,20 @@ class TestLoss:
         assert not loss
         assert await device.remove(record, loss)
         assert checkout.branches().keys() == {"main"}
+
+    async def test_what_a_person_removed_by_git_is_forgotten(
+        self, device: WorktreeDirectories, checkout: Checkout
+    ) -> None:
+        worktree = await made(device, checkout)
+        Checkout(worktree.path).write("new", "x")
+        await settled(device)
+        checkout.git("worktree", "remove", str(worktree.path))
+        checkout.git("branch", "--quiet", "-D", BRANCH)
+        (record,) = device.store.all()
+        loss = await device.loss(record)
+        assert not loss
+        assert await device.remove(record, loss)
+        assert device.kept() == 0
 
     async def test_a_branch_that_moved_after_it_was_told_stays(
         self, device: WorktreeDirectories, checkout: Checkout

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock
 
@@ -112,6 +113,47 @@ async def test_settling_has_a_bound_and_the_factorys_own_still_holds(
     assert ended == pytest.approx(5.0 + (2.0 if stops else 0.0) + takes, abs=0.01)
     assert machine.records("factory_stopped")[0]["exit_code"] == 0
     assert not machine.records("worktree_removed")
+
+
+async def test_what_was_cut_short_is_settled_by_a_task_of_its_own(place: Path, autojump_clock: MockClock) -> None:
+    class SlowOnce(SimulatedWorktrees):
+        async def settle(self, run_id: str, why: str):
+            if why != "lost":
+                await trio.sleep_forever()
+            return await super().settle(run_id, why)
+
+    machine = SimulatedMachine(lambda _: Script(secs=5))
+    machine.worktrees = SlowOnce()
+    async with open_factory(apart(place), machine=machine.open) as factory:
+        await factory.start("helper")
+        await trio.sleep(100)
+    assert secs(machine, "run_ended") == [15.0]
+    assert secs(machine, "worktree_removed") == [30.0]
+
+
+async def test_one_that_may_have_somebody_in_it_is_left_alone(place: Path, autojump_clock: MockClock) -> None:
+    machine = SimulatedMachine(lambda _: attrs.evolve(STUBBORN, immortal=True))
+    hurried = attrs.evolve(HELPER, timeout_secs=6.0, stall_timeout_secs=5.0)
+    async with open_factory(apart(place, hurried), machine=machine.open) as factory:
+        await factory.start("helper")
+        await trio.sleep(100)
+        assert not machine.records("worktree_removed")
+        assert list(machine.worktrees.there.values()) == ["something of it may live"]
+
+
+async def test_a_bug_beside_the_runs_stops_nobody(place: Path, autojump_clock: MockClock) -> None:
+    class Broken(SimulatedWorktrees):
+        def leftovers(self) -> tuple[str, ...]:
+            raise ZeroDivisionError
+
+    machine = SimulatedMachine(lambda _: SUCCEEDS)
+    machine.worktrees = Broken()
+    with structlog.testing.capture_logs() as logs:
+        async with open_factory(apart(place), machine=machine.open) as factory:
+            await factory.start("helper")
+            await trio.sleep(50)
+    assert machine.records("run_ended")[0]["reason"] == "succeeded"
+    assert sum(line["event"] == "worktrees_failed" for line in logs) == 2
 
 
 async def test_without_isolated_agents_nobody_looks_for_worktrees(autojump_clock: MockClock) -> None:
