@@ -1,4 +1,4 @@
-"""The command: `darkfactory [run] FLEET`, `... check FLEET`, `... route TEXT FLEET`, `... verdict ...`.
+"""The command: `darkfactory [run] FLEET`; and `check`, `route`, `verdict` and `worktrees`.
 
 Exit codes: 0 stopped in order, 1 our failure, something that could not be ended, or a task that no agent can get,
 2 usage or configuration, 3 already running, 4 a tool is missing or logged out (`check --tools`), 128 + N after being
@@ -175,6 +175,34 @@ def verdict(
         explain(adapter, exit_code, files, former, at, as_json=as_json)
     except OSError as error:
         refuse(error)
+
+
+@main.command()
+@FLEET
+@click.argument("runs", metavar="[RUN]...", nargs=-1)
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Where journal and runs are kept.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@click.option(
+    "--prune", is_flag=True, help="Show what would be lost with those of the RUNs; else all that lose nothing."
+)
+@click.option("--yes", is_flag=True, help="Remove them, their branches, and what was shown.")
+def worktrees(
+    fleet: Path, runs: tuple[str, ...], state_dir: Path | None, as_json: bool, prune: bool, yes: bool
+) -> None:
+    """List the worktrees of agents with isolation = "worktree", or throw some away.
+
+    A factory may run meanwhile; the worktree of a run that lives stays.
+    """
+    if not prune and (runs or yes):
+        raise click.UsageError("RUN and --yes go with --prune")
+    if prune and as_json:
+        raise click.UsageError("--json lists; it does not go with --prune")
+    config = load(fleet, paths_exist=False)
+    if state_dir is not None:
+        config = attrs.evolve(config, state_dir=state_dir.absolute())
+    from darkfactory.cli import trees
+
+    sys.exit(trees.prune(config, runs, yes=yes) if prune else trees.show(config, as_json=as_json))
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
     CompoundReviewConfig,
+    Isolation,
     NightwatchConfig,
     OrchestratorConfig,
     Permissions,
@@ -95,6 +96,15 @@ def absent(config: OrchestratorConfig) -> Iterator[Finding]:
     for keys, path in wanted.items():
         if not _is_dir(path):
             yield Finding(keys, "is not an existing directory", "create it, or correct the path")
+    in_repository = _is_dir(config.working_dir) and _has_git(config.working_dir)
+    for index, agent in enumerate(config.agents):
+        if agent.isolation is Isolation.WORKTREE and _is_dir(config.working_dir) and not in_repository:
+            yield Finding(
+                ("agents", index, "isolation"),
+                "takes a git repository, and working_dir is in none",
+                'make it one (git init, and a commit), or write isolation = "shared"',
+                reads=(("working_dir",),),
+            )
     for index, agent in enumerate(config.agents if os.geteuid() == 0 else ()):
         sandbox = "IS_SANDBOX" in agent.env or "IS_SANDBOX" in agent.env_pass
         if agent.cli_tool.rpartition("/")[2] == "claude" and not _BYPASS.isdisjoint(agent.args) and not sandbox:
@@ -415,6 +425,9 @@ def _warm(keys: Keys, agent: AgentDefinition, declared: Mapping[str, ToolConfig]
     if agent.resume is not None:
         problem = "goes on with no conversation: a process that waits does not know what was said there meanwhile"
         yield Finding(keys, problem, "leave out warm or resume", reads=((*here, "resume"),))
+    if agent.isolation is Isolation.WORKTREE:
+        problem = "starts a process before its run, and so before there is a worktree for it"
+        yield Finding(keys, problem, "leave out warm or isolation", reads=((*here, "isolation"),))
     if tool is not None and tool.prompt is not PromptVia.STDIN:
         problem = f"{agent.cli_tool} is given its prompt on its command line, so it cannot be started before"
         remedy = 'leave it out, or have the program read stdin: prompt = "stdin"'
@@ -509,6 +522,16 @@ def _no_nul(keys: Keys, text: str) -> Iterator[Finding]:
         yield Finding(keys, "holds a NUL character, which no program can be given")
     if any("\ud800" <= character <= "\udfff" for character in text):
         yield Finding(keys, "holds half of a surrogate pair, which no file can hold")
+
+
+def _has_git(path: Path) -> bool:
+    """Whether a directory looks like a part of a git repository; git itself is asked when a run wants a worktree."""
+    try:
+        here = path.resolve()
+        places = [directory / ".git" for directory in (here, *here.parents)]
+        return any(place.is_file() or (place / "HEAD").exists() for place in places)  # what git takes for one, mostly
+    except OSError:
+        return False
 
 
 def _is_dir(path: Path) -> bool:

@@ -29,6 +29,7 @@ from darkfactory.model.fleet import (
     CompoundReviewConfig,
     Containment,
     Fallback,
+    Isolation,
     JsonlMap,
     LayerConfig,
     MinSamples,
@@ -115,7 +116,7 @@ def _converter(base: Path, environ: Mapping[str, str]) -> Converter:
         lambda target: target == tuple[str, ...],
         _only(list, "an array", lambda value, _: tuple(converter.structure(value, list[str]))),
     )
-    for word in (AgentLayer, Containment, Overlap, Permissions, PromptVia, Strategy):
+    for word in (AgentLayer, Containment, Isolation, Overlap, Permissions, PromptVia, Strategy):
         converter.register_structure_hook(word, _word)
     for section in reversed(_SECTIONS):  # the whole last: it is made of the others
         hook = _section_hook(section, converter)

@@ -51,7 +51,7 @@ def write_atomically(path: Path, text: str, *, sync: bool) -> None:
         raise
 
 
-_OURS = {"lock", "fleet.json", "handoffs", "journal", "runs"}
+_OURS = {"lock", "fleet.json", "handoffs", "journal", "runs", "worktrees"}
 """What a state directory may hold before its first factory: somebody may have mounted a disk in a room of it."""
 
 
@@ -111,6 +111,11 @@ class StateDir:
     def handoffs(self) -> Path:
         """Where the contexts of handoffs are."""
         return self.path / "handoffs"
+
+    @property
+    def worktrees(self) -> Path:
+        """Where worktrees are, once there was one."""
+        return self.path / "worktrees"
 
     def close(self) -> None:
         """Let the next factory in."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 
 from attrs import field, frozen
 
@@ -74,6 +75,42 @@ class DiskChecked(Event):
     """On the file system with the least, of those that are written to."""
     what: str
     """Which that is, for a person."""
+
+
+@frozen
+class WorktreesCounted(Event):
+    """How many worktrees there are; told when it changed."""
+
+    count: int
+    """Those of runs that live are not among them."""
+
+
+@frozen
+class WorktreeMade(Event):
+    """A run has a worktree and a branch of its own."""
+
+    run_id: str
+    path: Path
+    branch: str
+    commit: str
+    """Where the branch began."""
+
+
+@frozen
+class WorktreeSettled(Event):
+    """It is decided what becomes of the worktree of a run that is over, of this life or of a former one."""
+
+    run_id: str
+    agent: str
+    path: Path
+    kept: str | None
+    """Why it is kept; None: it was removed, and nothing was lost by that."""
+    branches: tuple[str, ...] = ()
+    """Where its work is."""
+    commits: int = 0
+    """Those on them that the branch that it began on does not contain."""
+    rescued: int = 0
+    """Changed files that were committed for it."""
 
 
 @frozen

@@ -86,6 +86,15 @@ class Permissions(Enum):
     """It may run any command as the user."""
 
 
+class Isolation(Enum):
+    """Where the runs of an agent work."""
+
+    SHARED = "shared"
+    """In `working_dir`, with all the others."""
+    WORKTREE = "worktree"
+    """Each in a git worktree and on a branch of its own."""
+
+
 TOOL_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "bash": frozenset(),
@@ -349,6 +358,7 @@ class AgentDefinition:
     """Processes that are started ahead and wait for their prompt (Growth)."""
     warm_idle_secs: float = 3600.0
     """One that has waited this long is ended, and another one started in its place."""
+    isolation: Isolation = Isolation.SHARED
 
     @timeout_secs.default
     def _timeout_by_layer(self) -> float | None:
@@ -404,6 +414,8 @@ class OrchestratorConfig:
     """How long runs, and parts of the journal that the next start does not need, are kept."""
     keep_bytes: int = 10 * 1024**3
     """What the directories of ended runs may take, of all agents together."""
+    max_worktrees: int = 50
+    """Kept worktrees, with those of the runs that live, at which no run that wants one is started."""
     containment: Containment = Containment.AUTO
     layers: Mapping[AgentLayer, LayerConfig] = field(factory=_one_per_layer)
     tools: Mapping[str, ToolConfig] = field(factory=dict)
@@ -418,6 +430,11 @@ class OrchestratorConfig:
             if definition.name == name:
                 return definition
         raise KeyError(name)
+
+    @property
+    def isolates(self) -> bool:
+        """Some agent's runs have worktrees of their own."""
+        return any(agent.isolation is Isolation.WORKTREE for agent in self.agents)
 
     def providers_in_use(self) -> frozenset[str]:
         """Those of the agents and of their fallbacks."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from enum import Enum
 from math import inf
+from pathlib import Path
 
 from attrs import field, frozen
 
@@ -49,6 +50,8 @@ class Run:
     """What was counted for it at its provider: never less than one call."""
     phase: Phase = Phase.STARTING
     pid: int | None = None
+    worktree: Path | None = None
+    """None while it has none, or shares `working_dir`."""
     last_output: float | None = None
     """None until it printed something."""
     output_bytes: int = 0
@@ -209,6 +212,8 @@ class State:
     """It is known which programs there are, and every agent was reconciled once."""
     disk_low: str | None = None
     """What was found where there is less room than `min_free_bytes`; None while there is enough."""
+    worktrees: int = 0
+    """Those that are there, besides those of the runs that live."""
     wakes: tuple[tuple[float, str], ...] = ()
     """A heap of (instant, agent): when an agent must be looked at next, at the latest."""
     sweep_at: float = inf

@@ -13,7 +13,7 @@ from attrs import frozen
 
 from darkfactory.model.actions import LEVEL, Cause, Queue, Refuse
 from darkfactory.model.events import Moment
-from darkfactory.model.fleet import AgentLayer, OrchestratorConfig
+from darkfactory.model.fleet import AgentLayer, Isolation, OrchestratorConfig
 from darkfactory.model.state import AgentState, Request
 
 REQUEST_TTL_SECS: Final = 3600.0
@@ -45,6 +45,8 @@ class Surroundings:
     """What the agent waits for because it restarts together with others; None when it need not."""
     reserved: Queue | None = None
     """Who has taken what it reserves; None when it can have all of it."""
+    worktrees: int = 0
+    """`Draft.worktrees_in_use`; asked for only where the agent wants one."""
 
 
 def admit(agent: AgentState, request: Request, around: Surroundings) -> Queue | Refuse | None:
@@ -96,6 +98,12 @@ def _wait(agent: AgentState, request: Request, around: Surroundings) -> Queue | 
         return around.provider
     if around.reserved is not None:
         return around.reserved
+    limit = around.config.max_worktrees
+    if agent.definition.isolation is Isolation.WORKTREE and around.worktrees >= limit:
+        remedy = "merge what is worth it, then remove some: darkfactory worktrees FLEET --prune"
+        return Queue(
+            "max_worktrees", f"{around.worktrees} worktrees are kept or in use, max_worktrees is {limit}; {remedy}"
+        )
     if around.live_runs >= around.config.max_concurrent_runs:
         return Queue("max_concurrent_runs", f"{around.live_runs} runs live")
     return None

@@ -189,6 +189,13 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             _tools_checked(draft, event)
         case events.DiskChecked():
             _disk_checked(draft, event)
+        case events.WorktreesCounted():
+            draft.gate_moved = draft.gate_moved or event.count < draft.worktrees
+            draft.worktrees = event.count
+        case events.WorktreeMade():
+            _worktree_made(draft, event)
+        case events.WorktreeSettled():
+            _worktree_settled(draft, event)
         case events.Spawn():
             _occurrence(draft, event)
         case events.RunStarted():
@@ -322,6 +329,39 @@ def _jittered(draft: Draft, name: str, occurrence: datetime) -> float:
     jitter = draft.agents[name].definition.jitter_secs * fraction("jitter", name, timestamp(occurrence))
     late = max(0.0, (draft.when.utc - occurrence).total_seconds())
     return draft.when.at + jitter - late
+
+
+def _worktree_made(draft: Draft, event: events.WorktreeMade) -> None:
+    run = draft.run(event.run_id)
+    if run is not None:
+        draft.change_run(run, worktree=event.path)
+        draft.record(
+            "worktree_made",
+            durable=False,
+            run=run.id,
+            agent=run.agent,
+            worktree=str(event.path),
+            branch=event.branch,
+            commit=event.commit,
+        )
+
+
+def _worktree_settled(draft: Draft, event: events.WorktreeSettled) -> None:
+    run, path = event.run_id, str(event.path)
+    if event.kept is None:
+        draft.record("worktree_removed", durable=False, run=run, agent=event.agent, worktree=path)
+        return
+    draft.record(
+        "worktree_kept",
+        durable=False,
+        run=run,
+        agent=event.agent,
+        worktree=path,
+        branches=list(event.branches),
+        why=event.kept,
+        commits=event.commits,
+        rescued=event.rescued,
+    )
 
 
 def _run_started(draft: Draft, event: events.RunStarted) -> None:

@@ -16,7 +16,7 @@ from attrs import define, evolve, field, frozen
 
 from darkfactory.model.actions import Action, Admission, Cause, Record, Refuse, Severity
 from darkfactory.model.events import Moment
-from darkfactory.model.fleet import OrchestratorConfig
+from darkfactory.model.fleet import Isolation, OrchestratorConfig
 from darkfactory.model.messages import Mail
 from darkfactory.model.providers import Provider, RateLimitTracker
 from darkfactory.model.routing import Route
@@ -47,6 +47,7 @@ class Draft:
     regroup: Regroup | None
     looked_at: bool
     disk_low: str | None
+    worktrees: int
     wakes: list[tuple[float, str]]
     sweep_at: float
     seed: int
@@ -81,6 +82,7 @@ class Draft:
             regroup=state.regroup,
             looked_at=state.looked_at,
             disk_low=state.disk_low,
+            worktrees=state.worktrees,
             wakes=list(state.wakes),
             sweep_at=state.sweep_at,
             seed=state.seed,
@@ -104,6 +106,7 @@ class Draft:
             regroup=self.regroup,
             looked_at=self.looked_at,
             disk_low=self.disk_low,
+            worktrees=self.worktrees,
             wakes=tuple(self.wakes),
             sweep_at=self.sweep_at,
             seed=self.seed,
@@ -150,6 +153,11 @@ class Draft:
         """Every run without a verdict."""
         runs = (self.agents[name].run for name in self.runs.values())
         return [run for run in runs if run is not None]
+
+    def worktrees_in_use(self) -> int:
+        """Those that are kept, and those of the runs that live, which may not have them yet."""
+        isolated = (self.agents[name].definition.isolation is Isolation.WORKTREE for name in self.runs.values())
+        return self.worktrees + sum(isolated)
 
     def wake(self, name: str, at: float) -> None:
         """Have the agent looked at again at `at`, unless it will be sooner."""

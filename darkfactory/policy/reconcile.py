@@ -15,7 +15,7 @@ from attrs import evolve
 from darkfactory.model.actions import LEVEL, Cause, Queue, Refuse, Severity, StartRun, Stop, StopRun
 from darkfactory.model.actions import Admit as Admitted
 from darkfactory.model.ends import Reason
-from darkfactory.model.fleet import AgentLayer
+from darkfactory.model.fleet import AgentLayer, Isolation
 from darkfactory.model.providers import Spending
 from darkfactory.model.state import AgentState, Phase, Request, Run
 from darkfactory.policy import admission, limits, messages, pool, providers, reservations, siblings
@@ -115,7 +115,13 @@ def may_begin_instead(draft: Draft, request: Request) -> bool:
                 leases.claim(other.agent, draft.agents[other.agent].definition.reserve)
     reserved = leases.obstacle(request.agent, agent.definition.reserve)
     around = admission.Surroundings(
-        draft.config, draft.when, len(draft.runs) - 1, draft.disk_low, provider, reserved=reserved
+        draft.config,
+        draft.when,
+        len(draft.runs) - 1,
+        draft.disk_low,
+        provider,
+        reserved=reserved,
+        worktrees=_worktrees(draft, agent),
     )
     return admission.admit(agent, evolve(request, not_before=-inf), around) is None
 
@@ -134,15 +140,27 @@ def ask_gate(
     """
     waits = obstacle.waits if obstacle is not None and request.agent in obstacle.members else None
     provider = providers.choose(draft, request, known).waits
-    wanted = draft.agents[request.agent].definition.reserve
+    agent = draft.agents[request.agent]
+    wanted = agent.definition.reserve
     reserved = leases.obstacle(request.agent, wanted)
     around = admission.Surroundings(
-        draft.config, draft.when, len(draft.runs), draft.disk_low, provider, waits, reserved
+        draft.config,
+        draft.when,
+        len(draft.runs),
+        draft.disk_low,
+        provider,
+        waits,
+        reserved,
+        _worktrees(draft, agent),
     )
-    answer = admission.admit(draft.agents[request.agent], request, around)
+    answer = admission.admit(agent, request, around)
     if answer is not None and answer is reserved:
         leases.claim(request.agent, wanted)
     return answer
+
+
+def _worktrees(draft: Draft, agent: AgentState) -> int:
+    return draft.worktrees_in_use() if agent.definition.isolation is Isolation.WORKTREE else 0
 
 
 def _pass_gate(draft: Draft, looked_at: Container[str]) -> None:
@@ -189,6 +207,8 @@ def _waits_on(draft: Draft, request: Request, obstacle: siblings.Obstacle | None
             return draft.agents[request.agent].run is not None
         case "max_concurrent_runs":
             return obstacle is None and len(draft.runs) >= draft.config.max_concurrent_runs
+        case "max_worktrees":
+            return obstacle is None and draft.worktrees_in_use() >= draft.config.max_worktrees
         case "throttled" | "budget" if (waits := providers.choose(draft, request, known).waits) is not None:
             return waits.reason == request.waits_for
         case waits_for:

@@ -22,11 +22,20 @@ from attrs import asdict, define, evolve, field, frozen
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process
 from darkfactory.devices.runstore import RunFiles
+from darkfactory.devices.worktrees import Settled
 from darkfactory.errors import SpawnFailed
 from darkfactory.model.actions import Queue, StartRun, StartWarm, Stop
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
-from darkfactory.model.events import DiskChecked, Moment, RunEnded, RunStarted
-from darkfactory.model.fleet import AgentDefinition, PromptVia
+from darkfactory.model.events import (
+    DiskChecked,
+    Moment,
+    RunEnded,
+    RunStarted,
+    WorktreeMade,
+    WorktreesCounted,
+    WorktreeSettled,
+)
+from darkfactory.model.fleet import AgentDefinition, Isolation, PromptVia
 from darkfactory.model.messages import Sent
 from darkfactory.model.signals import Finished, Usage
 from darkfactory.policy.history import timestamp
@@ -44,6 +53,10 @@ CLEANUP_SECS: Final = 30.0
 """Beyond the grace: the longest that killing, sweeping and reading the rest of the output may take."""
 DRAIN_SECS: Final = 10.0
 """Of these, the longest that reading may take; what is not read by then stays in the file and counts for nothing."""
+SETTLE_SECS: Final = 10.0
+"""Of these, the longest that settling a worktree may take; what is not done by then is left to a task of its own."""
+LAST_SETTLE_SECS: Final = 0.5
+"""The same beyond the grace while the factory stops, which waits no longer; then the next start does it."""
 REPORT_SECS: Final = 10.0
 """How long looking at the disk, and a place in the inbox, may keep a verdict waiting."""
 FULL_BYTES: Final = 16 * 1024**2
@@ -180,6 +193,20 @@ def writing() -> Iterator[None]:
 HandleT = TypeVar("HandleT", bound=Handle)
 
 
+def settled_event(settled: Settled, now: Moment) -> WorktreeSettled:
+    """The event that tells it."""
+    return WorktreeSettled(
+        now,
+        settled.run_id,
+        settled.agent,
+        settled.path,
+        settled.kept,
+        settled.branches,
+        settled.commits,
+        settled.rescued,
+    )
+
+
 @define(eq=False)
 class Body(ABC, Generic[HandleT]):
     """A process and its output, from the start to the end, and what that came to."""
@@ -199,6 +226,8 @@ class Body(ABC, Generic[HandleT]):
     unreaped: tuple[str, ...] = ()
     unread: bool = False
     """Its output was not read to the end."""
+    settled: Settled | None = None
+    """What became of its worktree; None where it has none, or that is not decided yet."""
     out_of_memory: bool = False
     """The system ended processes of it at its limit."""
 
@@ -337,6 +366,8 @@ class _LiveRun(Body[RunHandle]):
                 await warm.gone.wait()
                 spec = self._begin(prompt, told)
             if spec is not None:
+                if place.agent.isolation is Isolation.WORKTREE:
+                    spec = await self._in_worktree(spec)
                 self.process = await place.machine.launcher.launch(spec, self.intake)
         except SpawnFailed as failure:
             self.failure = failure
@@ -381,12 +412,44 @@ class _LiveRun(Body[RunHandle]):
             warm.end(Stop(Reason.CANCELLED, self.handle.stop.grace_secs, "its run ended before it had its prompt"))
             await warm.gone.wait()
         await super().end_process()
+        await self._settle_worktree()
+
+    async def _in_worktree(self, spec: LaunchSpec) -> LaunchSpec:
+        order, place = self.handle.order, self.place
+        now = place.sender.now()
+        made = await place.machine.worktrees.make(order.run_id, order.agent, place.working_dir, now.utc)
+        await place.sender.send(WorktreeMade(place.sender.now(), order.run_id, made.path, made.branch, made.commit))
+        return evolve(spec, cwd=made.cwd)
+
+    async def _settle_worktree(self) -> None:
+        """Keep its work, and its worktree unless nothing is lost with that; for when its processes are gone."""
+        await trio.lowlevel.checkpoint()
+        place = self.place
+        if place.agent.isolation is not Isolation.WORKTREE or self.unreaped:
+            return
+        until = trio.current_time() + SETTLE_SECS
+        stop = self.handle.stop
+        if stop is not None and stop.reason is Reason.SHUTDOWN:
+            until = min(until, self.handle.patience.deadline + LAST_SETTLE_SECS)
+        with trio.move_on_at(until):  # noqa: ASYNC912 - there was a checkpoint
+            self.settled = await place.machine.worktrees.settle(self.run_id, self.judge().reason.value)
+
+    async def _tell_worktree(self, now: Moment) -> None:
+        sender, settled = self.place.sender, self.settled
+        if settled is not None:
+            await sender.send(settled_event(settled, now))
+        await sender.send(WorktreesCounted(now, self.place.machine.worktrees.kept()))
 
     async def report(self) -> None:
         """Judge, and tell the supervisor."""
+        isolated = self.place.agent.isolation is Isolation.WORKTREE
+        if isolated:  # have others settle its worktree if that was not done, unless something of it may be living
+            self.place.machine.worktrees.leave(self.run_id, alone=bool(self.unreaped))
         verdict = await self._blame_the_disk(self.judge())
         now = self.place.sender.now()
         self._remember_session()
+        if isolated:
+            await self._tell_worktree(now)
         if self.process is not None:
             self._summarise(now, verdict)
         tally = self.intake.tally

@@ -54,6 +54,7 @@ from darkfactory.model.events import (
     ResumeAsked,
     ShutdownAsked,
     StartAsked,
+    WorktreesCounted,
 )
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig
 from darkfactory.model.messages import MESSAGE_TTL_MAX_SECS, MESSAGE_TTL_SECS, HandoffContext
@@ -68,7 +69,7 @@ from darkfactory.policy.shutdown import REAP_SECS
 from darkfactory.runtime import inbox
 from darkfactory.runtime.agent_run import CLEANUP_SECS, Workplace
 from darkfactory.runtime.definitions import Definitions
-from darkfactory.runtime.housekeeping import prune_runs, watch_disk
+from darkfactory.runtime.housekeeping import keep_worktrees, prune_runs, watch_disk
 from darkfactory.runtime.layers import Layers
 from darkfactory.runtime.memory import MemoryWatch
 from darkfactory.runtime.nightwatch import Nightwatch
@@ -103,6 +104,7 @@ def this_machine(
         keep=timedelta(days=config.keep_days),
         adopts=adopts,
         open_files=open_files,
+        isolates=config.isolates,
     )
     with ExitStack() as stack:
         try:
@@ -489,6 +491,7 @@ class _Life:
             core.start_soon(self.memory.run)
             core.start_soon(watch_disk, self.state, self.machine, self.sender)
             core.start_soon(prune_runs, self.state, self.machine)
+            core.start_soon(keep_worktrees, self.state, self.machine, self.sender)
             core.start_soon(self._tell_started, started)
             finish = await supervisor.run(self._receive, self.sender)
             core.cancel_scope.cancel(reason="the factory is over")
@@ -514,8 +517,13 @@ class _Life:
         if leftovers:
             supervisor.act((Record("leftovers_ended", when, Severity.WARNING, {"processes": list(leftovers)}),))
         supervisor.act(todo)
-        self.state.value, todo = decide(state, DiskChecked(when, room.free_bytes, room.what))
-        supervisor.act(todo)
+        found: list[Event] = [DiskChecked(when, room.free_bytes, room.what)]
+        if self.config.isolates:
+            found.append(WorktreesCounted(when, self.machine.worktrees.kept()))
+        for event in found:
+            state, todo = decide(state, event)
+            supervisor.act(todo)
+        self.state.value = state
 
     def _timetable(self) -> Iterator[ScheduledAgent]:
         for name, agent in self.state.value.agents.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 
 from attrs import frozen
 
@@ -51,6 +52,8 @@ class AgentStatus:
     """What its run has to itself, or shares with others."""
     warm: int = 0
     """Processes that wait for its next runs, and could be used now."""
+    worktree: Path | None = None
+    """Where it works; None while it has no worktree of its own."""
 
 
 @frozen
@@ -161,6 +164,7 @@ def _status(
         api_calls_remaining=api_calls_remaining,
         leases=run.leases if run is not None else (),
         warm=sum(each.ready_at is not None and each.ending is None for each in agent.warm),
+        worktree=run.worktree if run is not None else None,
     )
 
 

@@ -16,6 +16,7 @@ from darkfactory.model.fleet import (
     CompoundReviewConfig,
     Containment,
     Fallback,
+    Isolation,
     JsonlMap,
     LayerConfig,
     MinSamples,
@@ -55,6 +56,7 @@ CASES = {
         "keep_runs": ("7", 7),
         "keep_days": ("1.5", 1.5),
         "keep_bytes": ('"1GB"', 10**9),
+        "max_worktrees": ("7", 7),
         "containment": ('"guard"', Containment.GUARD),
         "layers": (
             "{Core = {max_restarts = 1}}",
@@ -174,6 +176,7 @@ CASES = {
         ),
         "warm": ('2\ncli_tool = "demo"', 2),
         "warm_idle_secs": ('"10m"', 600.0),
+        "isolation": ('"worktree"', Isolation.WORKTREE),
     },
 }
 

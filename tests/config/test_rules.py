@@ -362,6 +362,24 @@ class TestOptions:
         monkeypatch.setattr("os.geteuid", lambda: 1000)
         assert missing_paths(fleet) == ()
 
+    @pytest.mark.parametrize(
+        ("made", "found"),
+        [((), False), ((".git/",), False), ((".git/HEAD",), True), ((".git",), True), (("sub/.git/HEAD",), False)],
+    )
+    def test_worktrees_take_a_repository(self, parse, tmp_path, made, found):
+        for name in made:
+            path = tmp_path / name
+            (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+            if not name.endswith("/"):
+                path.write_text("x")
+        (tmp_path / "deep").mkdir()
+        fleet = attrs.evolve(parse(f'{AGENT}isolation = "worktree"\n'), working_dir=tmp_path / "deep")
+        assert [fault.path for fault in missing_paths(fleet)] == ([] if found else ["agents[0].isolation"])
+
+    def test_of_a_directory_that_is_missing_nothing_else_is_told(self, parse, tmp_path):
+        fleet = attrs.evolve(parse(f'{AGENT}isolation = "worktree"\n'), working_dir=tmp_path / "gone")
+        assert [fault.path for fault in missing_paths(fleet)] == ["working_dir"]
+
 
 class TestTexts:
     @pytest.mark.parametrize("task", ["", "  \\n\\t"])
