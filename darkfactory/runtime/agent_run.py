@@ -8,8 +8,8 @@ kill, sweep, the last of the output, verdict.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
 
@@ -93,6 +93,11 @@ class Workplace:
     """The same for a run with the agent's fallback, if it has one."""
     sessions: dict[str, Usage] = field(factory=dict)
     """What the agent's last sessions had used up when their last run ended, where its tool tells no less than that."""
+
+    @cached_property
+    def env(self) -> Mapping[str, str]:
+        """The environment of its runs, secrets included; made once, since nothing that it is made of changes."""
+        return environment(self.agent, self.tool, self.machine.environ)
 
 
 async def run_agent(handle: RunHandle, place: Workplace) -> None:
@@ -183,7 +188,7 @@ class _LiveRun:
         return LaunchSpec(
             run_id=order.run_id,
             argv=place.tool.argv(place.agent, Prompt(task, files.prompt)),
-            env=environment(place.agent, place.tool, place.machine.environ),
+            env=place.env,
             cwd=place.working_dir,
             stdin=files.prompt if place.tool.prompt is PromptVia.STDIN else None,
             stdout=files.stdout,
@@ -255,12 +260,11 @@ class _LiveRun:
             detail = f"wrote more than max_output_bytes ({limit}); the rest was not read"
             stop = Stop(Reason.OUTPUT_LIMIT, 0.0, detail)
         clock = self.place.sender.clock
-        env = environment(self.place.agent, self.place.tool, self.place.machine.environ)
         verdict = judge(
             Evidence(
                 tally=tally,
                 now=clock.utc(),
-                zone=clock.zone(env.get("TZ")),
+                zone=clock.zone(self.place.env.get("TZ")),
                 finished=said,
                 exit_code=self.exit_code,
                 stopped=stop.reason if stop is not None and not stop.lingered else None,
