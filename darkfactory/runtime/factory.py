@@ -49,6 +49,7 @@ from darkfactory.policy.schedule import Schedule, ScheduledAgent
 from darkfactory.policy.shutdown import REAP_SECS
 from darkfactory.runtime import inbox
 from darkfactory.runtime.agent_run import CLEANUP_SECS, Workplace
+from darkfactory.runtime.beat import Beat
 from darkfactory.runtime.definitions import Definitions
 from darkfactory.runtime.housekeeping import prune_runs, watch_disk
 from darkfactory.runtime.layers import Layers
@@ -265,7 +266,8 @@ class _Life:
         self.sender = inbox.Sender(send, machine.clock)
         self.memory = MemoryWatch(self.sender)
         self.state: AsyncValue[State] = AsyncValue(State(config, {}, seed=seed))
-        self.nightwatch = Nightwatch(config.nightwatch, self.state, self.sender)
+        self.beat = Beat()
+        self.nightwatch = Nightwatch(config.nightwatch, self.state, self.sender, self.beat)
         self.places = {agent.name: self._place(agent) for agent in config.agents}
         self.layers = Layers(self.places.__getitem__)
         self._seed = seed
@@ -388,9 +390,10 @@ class _Life:
             core.start_soon(timetable.run)
             core.start_soon(definitions.run)
             core.start_soon(self.nightwatch.run)
-            core.start_soon(watch_tools, self.places, self.machine.launcher, self.sender)
+            core.start_soon(self.beat.run)
+            core.start_soon(watch_tools, self.places, self.machine.launcher, self.sender, self.beat)
             core.start_soon(self.memory.run)
-            core.start_soon(watch_disk, self.state, self.machine, self.sender)
+            core.start_soon(watch_disk, self.state, self.machine, self.sender, self.beat)
             core.start_soon(prune_runs, self.state, self.machine)
             core.start_soon(self._tell_started, started)
             finish = await supervisor.run(self._receive, self.sender)

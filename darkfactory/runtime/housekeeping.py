@@ -19,22 +19,23 @@ from darkfactory.devices.machine import Machine
 from darkfactory.devices.runstore import Keep
 from darkfactory.model.events import DiskChecked
 from darkfactory.model.state import State
+from darkfactory.runtime.beat import Beat
 from darkfactory.runtime.inbox import Sender
 
-CHECK_SECS: Final = 30.0
 PRUNE_SECS: Final = 600.0
 """Old runs are looked for no more often than this."""
 
 _log = structlog.get_logger("darkfactory")
 
 
-async def watch_disk(state: AsyncValue[State], machine: Machine, sender: Sender) -> None:
+async def watch_disk(state: AsyncValue[State], machine: Machine, sender: Sender, beat: Beat) -> None:
     """Tell the supervisor when there is too little room, and when there is enough again; until cancelled.
 
-    A run that ends badly looks for itself, at once; so what is told here is what the supervisor does not know yet.
+    It looks with every beat. A run that ends badly looks for itself, at once; so what is told here is what the
+    supervisor does not know yet.
     """
     while True:
-        await trio.sleep(CHECK_SECS)
+        await beat.wait()
         config = state.value.config
         room = await machine.disk.room(config.working_dir)
         if (room.free_bytes < config.min_free_bytes) != (state.value.disk_low is not None):
