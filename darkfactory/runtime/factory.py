@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import difflib
 import os
-import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from random import SystemRandom
 
 import trio
 from attrs import define, field, frozen
@@ -163,7 +163,7 @@ class AgentOrchestrator:
             raise ConfigError(str(self.config.source or self.config.name), missing)
         open_machine_for = self._machine or this_machine
         with open_machine_for(self.config) as machine:
-            seed = secrets.randbits(63) if self._seed is None else self._seed
+            seed = SystemRandom().getrandbits(63) if self._seed is None else self._seed
             self._life = life = _Life(self.config, machine, seed, self._resume)
             self._lived = True
             if self._early is not None:
