@@ -53,12 +53,12 @@ async def watch_tools(places: Mapping[str, Workplace], launcher: Launcher, sende
     users = {name: _Program.of(place) for name, place in places.items() if place.agent.enabled}
     fallbacks = {name: _Program.of(place.fallback) for name, place in places.items() if place.fallback is not None}
     programs = {*users.values(), *fallbacks.values()}
-    told: tuple[Mapping[str, str], frozenset[str]] | None = None
+    gone_before: set[_Program] | None = None
     while True:
         gone = {program for program in programs if not program.is_there(launcher)}
-        missing = {name: program.missed_by(places[name]) for name, program in users.items() if program in gone}
-        without = frozenset(name for name, program in fallbacks.items() if program in gone)
-        if (missing, without) != told:
-            told = missing, without
+        if gone != gone_before:
+            gone_before = gone
+            missing = {name: program.missed_by(places[name]) for name, program in users.items() if program in gone}
+            without = frozenset(name for name, program in fallbacks.items() if program in gone)
             await sender.send(ToolsChecked(sender.now(), missing, without))
         await beat.wait(CHECK_BEATS)
