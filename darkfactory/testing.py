@@ -28,6 +28,7 @@ from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process, Sink
 from darkfactory.devices.runstore import Keep, Pruned, RunFiles
 from darkfactory.devices.segments import Line, encode
+from darkfactory.devices.worktrees import Settled, Worktree
 from darkfactory.errors import SpawnFailed
 from darkfactory.model.fleet import OrchestratorConfig
 from darkfactory.model.signals import Stream
@@ -322,20 +323,23 @@ class MemoryRuns:
     def __init__(self) -> None:
         self.prompts: dict[str, str] = {}
         """By run id."""
+        self.messages: dict[str, str] = {}
+        """By run id: what others told it."""
 
-    def begin(self, run_id: str, prompt: str) -> RunFiles:
-        """Remember the prompt."""
-        self.tell(run_id, prompt)
+    def begin(self, run_id: str, prompt: str, messages: str = "") -> RunFiles:
+        """Remember the prompt and the messages."""
+        self.tell(run_id, prompt, messages)
         return self.prepare(run_id)
 
     def prepare(self, run_id: str) -> RunFiles:
         """Their names."""
-        directory = Path("/simulated/runs") / run_id
-        return RunFiles(directory / "prompt.md", directory / "stdout", directory / "stderr")
+        return RunFiles.below(Path("/simulated/runs") / run_id)
 
-    def tell(self, run_id: str, prompt: str) -> None:
-        """Remember the prompt."""
+    def tell(self, run_id: str, prompt: str, messages: str = "") -> None:
+        """Remember the prompt and the messages."""
         self.prompts[run_id] = prompt
+        if messages:
+            self.messages[run_id] = messages
 
     def discard(self, run_id: str) -> None:
         """Forget it."""
@@ -350,6 +354,30 @@ class MemoryRuns:
         return Pruned()
 
 
+class MemoryHandoffs:
+    """Handoffs that exist only by name (`devices.handoffs.HandoffStore`)."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        """By id."""
+
+    async def write(self, handoff_id: str, text: str) -> str:
+        """Remember it."""
+        await trio.lowlevel.checkpoint()
+        if self.texts.setdefault(handoff_id, text) != text:
+            raise FileExistsError(f"{handoff_id}: there is another handoff of this id")
+        return f"/simulated/handoffs/{handoff_id}.json"
+
+    async def remove(self, handoff_id: str) -> None:
+        """Forget it."""
+        await trio.lowlevel.checkpoint()
+        self.texts.pop(handoff_id, None)
+
+    async def prune(self, since: datetime) -> None:  # noqa: ARG002 - the protocol's
+        """Memory is large."""
+        await trio.lowlevel.checkpoint()
+
+
 @define(eq=False)
 class SimulatedDisk:
     """A disk with as much room as it is told (`devices.disk.Disk`); change it at any time."""
@@ -360,6 +388,66 @@ class SimulatedDisk:
         """As much as it was told."""
         await trio.lowlevel.checkpoint()
         return Room(self.free_bytes, f"the simulated disk: {self.free_bytes} bytes are free")
+
+
+@define(eq=False)
+class SimulatedWorktrees:
+    """Worktrees that exist only by name (`devices.worktrees.Worktrees`); change what becomes of them at any time."""
+
+    refuses: str | None = None
+    """Why none can be made; None: they can."""
+    keeps: Callable[[str], str | None] = lambda _run_id: None
+    """Asked at a run's end, by run id: why its worktree is kept; None: it is removed."""
+    made: list[str] = field(factory=list)
+    """The runs that got one, in order."""
+    there: dict[str, str] = field(factory=dict)
+    """Those that are kept, and why, by run: take one away, and it was pruned."""
+    _in_use: dict[str, str] = field(factory=dict)
+    """Their agents, by run."""
+    _left: list[str] = field(factory=list)
+
+    async def make(self, run_id: str, agent: str, working_dir: Path, created: datetime) -> Worktree:  # noqa: ARG002
+        """One in /simulated/worktrees."""
+        await trio.lowlevel.checkpoint()
+        if self.refuses is not None:
+            raise SpawnFailed("worktree", self.refuses)
+        self.made.append(run_id)
+        self._in_use[run_id] = agent
+        path = Path("/simulated/worktrees") / run_id
+        return Worktree(path, path, f"darkfactory/{agent}/{run_id}", "0" * 40)
+
+    async def settle(self, run_id: str, why: str) -> Settled | None:  # noqa: ARG002 - the protocol's
+        """Keep it, or not, as `keeps` says."""
+        await trio.lowlevel.checkpoint()
+        agent = self._in_use.pop(run_id, None)
+        if agent is None:
+            return None
+        kept = self.keeps(run_id)
+        if kept is not None:
+            self.there[run_id] = kept
+        return Settled(run_id, agent, Path("/simulated/worktrees") / run_id, (), kept)
+
+    def leave(self, run_id: str, *, alone: bool) -> None:
+        """It is a leftover, or kept."""
+        if run_id in self._in_use and alone:
+            del self._in_use[run_id]
+            self.there[run_id] = "something of it may live"
+        elif run_id in self._in_use:
+            self._left.append(run_id)
+
+    def leftovers(self) -> tuple[str, ...]:
+        """Those of runs whose end was cut short."""
+        left, self._left = tuple(self._left), []
+        return left
+
+    def kept(self) -> int:
+        """How many there are."""
+        return len(self.there) + len(self._left)
+
+    async def bury(self) -> str | None:
+        """There is nothing to delete."""
+        await trio.lowlevel.checkpoint()
+        return None
 
 
 async def _at_once(work: Callable[[], Any]) -> Any:
@@ -380,6 +468,8 @@ class SimulatedMachine:
     journal: MemoryJournal = field(init=False, factory=MemoryJournal)
     runs: MemoryRuns = field(init=False, factory=MemoryRuns)
     disk: SimulatedDisk = field(init=False, factory=SimulatedDisk)
+    handoffs: MemoryHandoffs = field(init=False, factory=MemoryHandoffs)
+    worktrees: SimulatedWorktrees = field(init=False, factory=SimulatedWorktrees)
 
     def __attrs_post_init__(self) -> None:
         self.clock = SimulatedClock(self.start)
@@ -394,6 +484,8 @@ class SimulatedMachine:
             journal=self.journal,
             runs=self.runs,
             disk=self.disk,
+            handoffs=self.handoffs,
+            worktrees=self.worktrees,
             history=tuple(self.journal.lines),
             in_thread=_at_once,
         )

@@ -12,7 +12,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_origin
+from types import UnionType
+from typing import Any, get_args, get_origin
 from zoneinfo import ZoneInfo, available_timezones
 
 import attrs
@@ -28,6 +29,7 @@ from darkfactory.model.fleet import (
     CompoundReviewConfig,
     Containment,
     Fallback,
+    Isolation,
     JsonlMap,
     LayerConfig,
     MinSamples,
@@ -37,10 +39,12 @@ from darkfactory.model.fleet import (
     Permissions,
     PromptVia,
     ProviderConfig,
+    Reservation,
     Secret,
     Strategy,
     ToolConfig,
 )
+from darkfactory.model.routing import RoutingConfig
 
 Hook = Callable[[Any, Any], Any]
 
@@ -53,7 +57,9 @@ _SECTIONS: dict[type[attrs.AttrsInstance], str] = {
     ToolConfig: "[tools.X]",
     JsonlMap: "[tools.X.jsonl]",
     ProviderConfig: "[providers.X]",
+    RoutingConfig: "[routing]",
     Fallback: "[agents.fallback]",
+    Reservation: "a table in the agent's reserve",
     AgentDefinition: "[[agents]]",
 }
 
@@ -67,6 +73,7 @@ _REQUIRED: Mapping[str, object] = {
     "schedule": "0 2 * * *",
     "repo_path": ".",
     "argv": ["my-program"],
+    "glob": "docs/**",
     "working_dir": ".",
 }
 """For keys that cannot be left out: the example that a fault shows, which also stands in for what does not fit."""
@@ -105,10 +112,15 @@ def _converter(base: Path, environ: Mapping[str, str]) -> Converter:
     converter.register_structure_hook(ZoneInfo, lambda value, _: _zone(value))
     converter.register_structure_hook(Secret, lambda value, _: _secret(value, environ))
     converter.register_structure_hook(Path, lambda value, _: expand.path(_string(value), base=base, environ=environ))
-    for word in (AgentLayer, Containment, Overlap, Permissions, PromptVia, Strategy):
+    converter.register_structure_hook_func(
+        lambda target: target == tuple[str, ...],
+        _only(list, "an array", lambda value, _: tuple(converter.structure(value, list[str]))),
+    )
+    for word in (AgentLayer, Containment, Isolation, Overlap, Permissions, PromptVia, Strategy):
         converter.register_structure_hook(word, _word)
     for section in reversed(_SECTIONS):  # the whole last: it is made of the others
-        converter.register_structure_hook(section, _section_hook(section, converter))
+        hook = _section_hook(section, converter)
+        converter.register_structure_hook(section, _glob_or(hook) if section is Reservation else hook)
     return converter
 
 
@@ -132,7 +144,8 @@ def _field_hook(attribute: attrs.Attribute[Any], converter: Converter) -> Hook:
     hook = converter.get_structure_hook(attribute.type)
     if attribute.name == "agents":
         return _only(list, "an array of tables", hook, "write [[agents]] above each agent")
-    if get_origin(attribute.type) is tuple:
+    kinds = get_args(attribute.type) if isinstance(attribute.type, UnionType) else (attribute.type,)
+    if any(get_origin(kind) is tuple for kind in kinds):
         return _only(list, "an array", hook)
     if get_origin(attribute.type) is Mapping:
         return _only(dict, "a table", hook)
@@ -149,6 +162,19 @@ def _only(wanted: type, what: str, hook: Hook, remedy: str | None = None) -> Hoo
         return hook(value, target)
 
     return guarded
+
+
+def _glob_or(hook: Hook) -> Hook:
+    """A reservation is mostly a glob and nothing else."""
+
+    def either(value: Any, target: Any) -> Any:
+        if isinstance(value, str):
+            return Reservation(value)
+        if not isinstance(value, dict):
+            raise words.expected("a glob or a table", value)
+        return hook(value, target)
+
+    return either
 
 
 def _string(value: object) -> str:

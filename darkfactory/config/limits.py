@@ -64,6 +64,7 @@ _LIMITS = {
     "max_restarts": Limit(0),
     "max_runs_per_day": Limit(1),
     "max_turns": Limit(1),
+    "max_worktrees": Limit(1),
     "min_free_bytes": Limit(0, 2**63 - 1),
     "minor_threshold": _FRACTION,
     "moderate_finish_secs": _TIME,

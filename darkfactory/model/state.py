@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from enum import Enum
 from math import inf
+from pathlib import Path
 
 from attrs import field, frozen
 
 from darkfactory.model.actions import Cause, Stop
-from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig
+from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig, Reservation
+from darkfactory.model.messages import Mail
 from darkfactory.model.providers import Block, DaySpending, Minutes, Provider, RateLimitTracker, Spending
 from darkfactory.model.signals import Waiting
 
@@ -42,10 +44,14 @@ class Run:
     """It runs with the agent's fallback."""
     fell_back: bool = False
     """It does, or an attempt of the same request before it did."""
+    leases: tuple[Reservation, ...] = ()
+    """What it has to itself, or shares, as long as it is here."""
     spent: Spending = field(factory=Spending)
     """What was counted for it at its provider: never less than one call."""
     phase: Phase = Phase.STARTING
     pid: int | None = None
+    worktree: Path | None = None
+    """None while it has none, or shares `working_dir`."""
     last_output: float | None = None
     """None until it printed something."""
     output_bytes: int = 0
@@ -206,6 +212,8 @@ class State:
     """It is known which programs there are, and every agent was reconciled once."""
     disk_low: str | None = None
     """What was found where there is less room than `min_free_bytes`; None while there is enough."""
+    worktrees: int = 0
+    """Those that are there, besides those of the runs that live."""
     wakes: tuple[tuple[float, str], ...] = ()
     """A heap of (instant, agent): when an agent must be looked at next, at the latest."""
     sweep_at: float = inf
@@ -214,9 +222,13 @@ class State:
     """Makes run ids and jitter, so that one seed and one history give one future."""
     begun: int = 0
     """Runs admitted so far."""
+    posts: int = 0
+    """Messages accepted so far."""
     rate_limits: RateLimitTracker = field(factory=RateLimitTracker)
     providers: Mapping[str, Provider] = field(factory=dict)
     """By key: those of the agents and of their fallbacks."""
+    mail: Mail = field(factory=Mail)
+    """Of agents that are declared."""
     undeclared: Durable = field(factory=lambda: Durable())
     """What the journal remembers of agents that are not in the fleet file; it stays as it was."""
 
@@ -259,5 +271,6 @@ class Durable:
     """By provider."""
     blocks: Mapping[str, Block] = field(factory=dict)
     """By provider; who tries is not remembered."""
+    mail: Mail = field(factory=Mail)
     told_until: datetime | None = field(default=None, eq=False)
     """When the newest record was written: until then, at least, the factory lived. None where there is none."""

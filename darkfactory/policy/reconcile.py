@@ -12,13 +12,13 @@ from typing import assert_never
 
 from attrs import evolve
 
+from darkfactory.model.actions import LEVEL, Cause, Queue, Refuse, Severity, StartRun, Stop, StopRun
 from darkfactory.model.actions import Admit as Admitted
-from darkfactory.model.actions import Cause, Queue, Refuse, Severity, StartRun, Stop, StopRun
 from darkfactory.model.ends import Reason
-from darkfactory.model.fleet import AgentLayer
+from darkfactory.model.fleet import AgentLayer, Isolation
 from darkfactory.model.providers import Spending
 from darkfactory.model.state import AgentState, Phase, Request, Run
-from darkfactory.policy import admission, limits, pool, providers, siblings
+from darkfactory.policy import admission, limits, messages, pool, providers, reservations, siblings
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
 
@@ -41,11 +41,14 @@ def reconcile(draft: Draft) -> None:
 
 def _reconcile_agent(draft: Draft, name: str) -> None:
     agent = draft.agents[name]
+    messages.expire(draft, name)
     if agent.run is not None:
         _hold_to_limits(draft, agent, agent.run)
     elif agent.definition.layer is AgentLayer.SAFETY and draft.stopping is None:
         draft.queue.setdefault((name, Cause.ALWAYS_ON), Request(name, Cause.ALWAYS_ON, wanted_at=draft.when.utc))
         draft.gate_moved = True
+    elif agent.definition.layer is AgentLayer.GROWTH and draft.stopping is None:
+        messages.want_run(draft, name)
     pool.look(draft, name)
 
 
@@ -81,10 +84,10 @@ def enqueue(draft: Draft, request: Request, waits: Queue) -> None:
 
 
 def drop(draft: Draft, request: Request, why: Refuse) -> None:
-    """Tell that a request will not start. An always-on one is wanted again at the next look: told when it changes."""
+    """Tell that a request will not start. One that is wanted again at the next look is told when that changes."""
     draft.outcomes[request.key] = why
     agent = draft.agents[request.agent]
-    if request.cause is not Cause.ALWAYS_ON:
+    if request.cause not in LEVEL:
         draft.record(
             "dropped",
             Severity.WARNING,
@@ -105,32 +108,74 @@ def may_begin_instead(draft: Draft, request: Request) -> bool:
     """Whether nothing keeps the request waiting but its agent's run, which would be stopped for it, and its jitter."""
     agent = evolve(draft.agents[request.agent], run=None)
     provider = providers.choose(draft, request).waits
-    around = admission.Surroundings(draft.config, draft.when, len(draft.runs) - 1, draft.disk_low, provider)
+    leases = reservations.Table(lambda: [run for run in draft.live() if run.agent != request.agent])
+    if agent.definition.reserve:
+        for other in draft.queue.values():
+            if other.waits_for == "reserved":
+                leases.claim(other.agent, draft.agents[other.agent].definition.reserve)
+    reserved = leases.obstacle(request.agent, agent.definition.reserve)
+    around = admission.Surroundings(
+        draft.config,
+        draft.when,
+        len(draft.runs) - 1,
+        draft.disk_low,
+        provider,
+        reserved=reserved,
+        worktrees=_worktrees(draft, agent),
+    )
     return admission.admit(agent, evolve(request, not_before=-inf), around) is None
 
 
 def ask_gate(
-    draft: Draft, request: Request, obstacle: siblings.Obstacle | None, known: providers.Known | None = None
+    draft: Draft,
+    request: Request,
+    obstacle: siblings.Obstacle | None,
+    leases: reservations.Table,
+    known: providers.Known | None = None,
 ) -> Queue | Refuse | None:
-    """What the gate says to a request now; None admits. `obstacle` is that of `siblings` for this pass."""
+    """What the gate says to a request now; None admits.
+
+    `obstacle` is that of `siblings` for this pass. `leases` is what is taken: the runs', and what those requests want
+    that were asked about before in this pass; if this one has to wait for that too, so is what it wants.
+    """
     waits = obstacle.waits if obstacle is not None and request.agent in obstacle.members else None
     provider = providers.choose(draft, request, known).waits
-    around = admission.Surroundings(draft.config, draft.when, len(draft.runs), draft.disk_low, provider, waits)
-    return admission.admit(draft.agents[request.agent], request, around)
+    agent = draft.agents[request.agent]
+    wanted = agent.definition.reserve
+    reserved = leases.obstacle(request.agent, wanted)
+    around = admission.Surroundings(
+        draft.config,
+        draft.when,
+        len(draft.runs),
+        draft.disk_low,
+        provider,
+        waits,
+        reserved,
+        _worktrees(draft, agent),
+    )
+    answer = admission.admit(agent, request, around)
+    if answer is not None and answer is reserved:
+        leases.claim(request.agent, wanted)
+    return answer
+
+
+def _worktrees(draft: Draft, agent: AgentState) -> int:
+    return draft.worktrees_in_use() if agent.definition.isolation is Isolation.WORKTREE else 0
 
 
 def _pass_gate(draft: Draft, looked_at: Container[str]) -> None:
     obstacle = siblings.obstacle(draft)  # nothing that this pass does can make one
+    leases = reservations.Table(draft.live)
     waiting: dict[tuple[str, Cause], Request] = {}
     known: providers.Known = {}
     for request in siblings.in_start_order(draft):
         if request.agent not in looked_at and not draft.ask_all and _waits_on(draft, request, obstacle, known):
             waiting[request.key] = request
             continue
-        answer = ask_gate(draft, request, obstacle, known)
+        answer = ask_gate(draft, request, obstacle, leases, known)
         match answer:
             case None:
-                _begin(draft, request)
+                leases.begun(_begin(draft, request))
                 known.clear()
             case Queue():
                 draft.outcomes[request.key] = answer
@@ -154,13 +199,16 @@ def _waits_on(draft: Draft, request: Request, obstacle: siblings.Obstacle | None
     """Whether an untouched agent's request waits for what it waited for before: a cheap look instead of a question.
 
     With a thousand agents at a gate for ten, a pass would else cost what asking all of them costs. What this look
-    cannot see, that a request has become too old, is found when all are asked.
+    cannot see, that a request has become too old, is found when all are asked. Who waits for leases is always asked:
+    only if nothing else keeps him is what he wants taken for those behind him.
     """
     match request.waits_for:
         case "own_run":
             return draft.agents[request.agent].run is not None
         case "max_concurrent_runs":
             return obstacle is None and len(draft.runs) >= draft.config.max_concurrent_runs
+        case "max_worktrees":
+            return obstacle is None and draft.worktrees_in_use() >= draft.config.max_worktrees
         case "throttled" | "budget" if (waits := providers.choose(draft, request, known).waits) is not None:
             return waits.reason == request.waits_for
         case waits_for:
@@ -180,7 +228,7 @@ def _made_to_wait(draft: Draft, request: Request, waits: Queue) -> Request:
 
 
 def _record_waiting(draft: Draft, request: Request, waits: Queue) -> None:
-    durable = request.cause is not Cause.ALWAYS_ON
+    durable = request.cause not in LEVEL
     draft.agents[request.agent] = evolve(draft.agents[request.agent], refused=None)
     draft.record(
         "queued",
@@ -198,7 +246,7 @@ def _record_waiting(draft: Draft, request: Request, waits: Queue) -> None:
     )
 
 
-def _begin(draft: Draft, request: Request) -> None:
+def _begin(draft: Draft, request: Request) -> Run:
     agent = draft.agents[request.agent]
     definition = agent.definition
     when = draft.when
@@ -217,6 +265,7 @@ def _begin(draft: Draft, request: Request) -> None:
         provider=place.provider,
         fallback=place.fallback,
         fell_back=place.fallback or request.fell_back,
+        leases=definition.reserve,
         spent=providers.ONE_CALL if place.provider is not None else Spending(),
         last_output=when.at if warm is not None and warm.said else None,  # it has announced itself
     )
@@ -234,6 +283,7 @@ def _begin(draft: Draft, request: Request) -> None:
         runs_on=(today, so_far + 1),
     )
     siblings.begun(draft, definition.name)
+    given = messages.give(draft, run)
     draft.outcomes[request.key] = Admitted(run_id)
     draft.record(
         "run_begun",
@@ -244,6 +294,8 @@ def _begin(draft: Draft, request: Request) -> None:
         attempt=request.attempt,
         provider=run.provider,
         fallback=run.fallback or None,
+        messages=[message.id for message in given] or None,
+        leases=reservations.told(run.leases) or None,
         warm=warm is not None or None,
     )
     providers.begun(draft, run, instead_of=draft.config.provider_of(definition) if run.fallback else None)
@@ -256,8 +308,10 @@ def _begin(draft: Draft, request: Request) -> None:
             occurrence=request.occurrence,
             attempt=request.attempt,
             fallback=run.fallback,
+            messages=given,
             warm=warm is not None,
         )
     )
     _reconcile_agent(draft, definition.name)
     draft.touched.pop(definition.name, None)
+    return run

@@ -22,13 +22,25 @@ from attrs import asdict, define, evolve, field, frozen
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process
 from darkfactory.devices.runstore import RunFiles
+from darkfactory.devices.worktrees import Settled
 from darkfactory.errors import SpawnFailed
 from darkfactory.model.actions import Queue, StartRun, StartWarm, Stop
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
-from darkfactory.model.events import DiskChecked, Moment, RunEnded, RunStarted
-from darkfactory.model.fleet import AgentDefinition, PromptVia
+from darkfactory.model.events import (
+    DiskChecked,
+    Moment,
+    RunEnded,
+    RunStarted,
+    WorktreeMade,
+    WorktreesCounted,
+    WorktreeSettled,
+)
+from darkfactory.model.fleet import AgentDefinition, Isolation, PromptVia
+from darkfactory.model.messages import Sent
 from darkfactory.model.signals import Finished, Usage
 from darkfactory.policy.history import timestamp
+from darkfactory.policy.messages import in_words
+from darkfactory.runtime.handoffs import write_down
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.intake import Intake
 from darkfactory.runtime.memory import MemoryWatch
@@ -41,10 +53,16 @@ CLEANUP_SECS: Final = 30.0
 """Beyond the grace: the longest that killing, sweeping and reading the rest of the output may take."""
 DRAIN_SECS: Final = 10.0
 """Of these, the longest that reading may take; what is not read by then stays in the file and counts for nothing."""
+SETTLE_SECS: Final = 10.0
+"""Of these, the longest that settling a worktree may take; what is not done by then is left to a task of its own."""
+LAST_SETTLE_SECS: Final = 0.5
+"""The same beyond the grace while the factory stops, which waits no longer; then the next start does it."""
 REPORT_SECS: Final = 10.0
 """How long looking at the disk, and a place in the inbox, may keep a verdict waiting."""
 FULL_BYTES: Final = 16 * 1024**2
 """With less room than this, or than `min_free_bytes` if that is less, a bad end is blamed on the disk."""
+MESSAGES: Final = "DARKFACTORY_MESSAGES"
+"""The variable that names the file with what a run is told; for programs whose task may be a script."""
 SESSIONS: Final = 16
 """Of this many of its sessions an agent's memory keeps the usage."""
 _MAY_BE_THE_DISKS: Final = {Reason.FAILED, Reason.STALLED, Reason.TIMED_OUT}
@@ -175,6 +193,20 @@ def writing() -> Iterator[None]:
 HandleT = TypeVar("HandleT", bound=Handle)
 
 
+def settled_event(settled: Settled, now: Moment) -> WorktreeSettled:
+    """The event that tells it."""
+    return WorktreeSettled(
+        now,
+        settled.run_id,
+        settled.agent,
+        settled.path,
+        settled.kept,
+        settled.branches,
+        settled.commits,
+        settled.rescued,
+    )
+
+
 @define(eq=False)
 class Body(ABC, Generic[HandleT]):
     """A process and its output, from the start to the end, and what that came to."""
@@ -194,6 +226,8 @@ class Body(ABC, Generic[HandleT]):
     unreaped: tuple[str, ...] = ()
     unread: bool = False
     """Its output was not read to the end."""
+    settled: Settled | None = None
+    """What became of its worktree; None where it has none, or that is not decided yet."""
     out_of_memory: bool = False
     """The system ended processes of it at its limit."""
 
@@ -207,14 +241,15 @@ class Body(ABC, Generic[HandleT]):
         """That of the run, or of the one that may come."""
         return self.intake.run_id
 
-    def spec(self, files: RunFiles, prompt: str | None) -> LaunchSpec:
-        """What to start; with a prompt that comes later if there is none yet."""
+    def spec(self, files: RunFiles, prompt: str | None, *, told: bool) -> LaunchSpec:
+        """What to start; with a prompt that comes later if there is none yet. `told`: there are messages, or may be."""
         place = self.place
         later = prompt is None
         return LaunchSpec(
             run_id=self.run_id,
             argv=place.tool.argv(place.agent, Prompt(prompt or "", files.prompt)),
-            env=environment(place.agent, place.tool, place.machine.environ),
+            env=environment(place.agent, place.tool, place.machine.environ)
+            | ({MESSAGES: str(files.messages)} if told else {}),
             cwd=place.working_dir,
             stdin=files.prompt if place.tool.prompt is PromptVia.STDIN and not later else None,
             stdout=files.stdout,
@@ -320,16 +355,19 @@ class _LiveRun(Body[RunHandle]):
     async def live(self) -> None:
         order, place, warm = self.handle.order, self.place, self.handle.warm
         try:
-            prompt = self._prompt()
-            spec = self._begin(prompt) if warm is None else None  # while the journal syncs
+            told = in_words(order.messages) if order.messages else ""
+            prompt = self._prompt(told)
+            spec = self._begin(prompt, told) if warm is None else None  # while the journal syncs
             await place.machine.journal.wait_durable(self.handle.journalled)
             self.refused = place.obstacle(order.run_id)
             if self.refused is not None:
                 return
-            if warm is not None and not self._take_over(warm, prompt):
+            if warm is not None and not self._take_over(warm, prompt, told):
                 await warm.gone.wait()
-                spec = self._begin(prompt)
+                spec = self._begin(prompt, told)
             if spec is not None:
+                if place.agent.isolation is Isolation.WORKTREE:
+                    spec = await self._in_worktree(spec)
                 self.process = await place.machine.launcher.launch(spec, self.intake)
         except SpawnFailed as failure:
             self.failure = failure
@@ -342,22 +380,25 @@ class _LiveRun(Body[RunHandle]):
         ):
             self.exit_code = await self.process.wait()
 
-    def _prompt(self) -> str:
+    def _prompt(self, told: str) -> str:
         task = self.place.agent.task
-        if self.place.tool.reports and (note := self.place.nightwatch.take_note(self.handle.order.agent)):
-            task = f"{task}\n\n{note}\n"  # a plain program's task may be a script, and is left alone
-        return task
+        if not self.place.tool.reports:
+            return task  # a plain program's may be a script, and is left alone
+        if note := self.place.nightwatch.take_note(self.handle.order.agent):
+            task = f"{task}\n\n{note}\n"
+        return f"{task}\n\n{told}" if told else task
 
-    def _begin(self, prompt: str) -> LaunchSpec:
+    def _begin(self, prompt: str, told: str) -> LaunchSpec:
         with writing():
-            return self.spec(self.place.machine.runs.begin(self.run_id, prompt), prompt)
+            files = self.place.machine.runs.begin(self.run_id, prompt, told)
+            return self.spec(files, prompt, told=bool(told))
 
-    def _take_over(self, warm: WarmHandle, prompt: str) -> bool:
+    def _take_over(self, warm: WarmHandle, prompt: str, told: str) -> bool:
         """Have the process that waits for this run, if it still does; from now on it is this run's alone."""
         if warm.waiting is None:
             return False
         with writing():
-            self.place.machine.runs.tell(self.run_id, prompt)
+            self.place.machine.runs.tell(self.run_id, prompt, told)
         given = warm.give(prompt.encode())
         if given is None:
             return False
@@ -371,16 +412,52 @@ class _LiveRun(Body[RunHandle]):
             warm.end(Stop(Reason.CANCELLED, self.handle.stop.grace_secs, "its run ended before it had its prompt"))
             await warm.gone.wait()
         await super().end_process()
+        await self._settle_worktree()
+
+    async def _in_worktree(self, spec: LaunchSpec) -> LaunchSpec:
+        order, place = self.handle.order, self.place
+        now = place.sender.now()
+        made = await place.machine.worktrees.make(order.run_id, order.agent, place.working_dir, now.utc)
+        await place.sender.send(WorktreeMade(place.sender.now(), order.run_id, made.path, made.branch, made.commit))
+        return evolve(spec, cwd=made.cwd)
+
+    async def _settle_worktree(self) -> None:
+        """Keep its work, and its worktree unless nothing is lost with that; for when its processes are gone."""
+        await trio.lowlevel.checkpoint()
+        place = self.place
+        if place.agent.isolation is not Isolation.WORKTREE or self.unreaped:
+            return
+        until = trio.current_time() + SETTLE_SECS
+        stop = self.handle.stop
+        if stop is not None and stop.reason is Reason.SHUTDOWN:
+            until = min(until, self.handle.patience.deadline + LAST_SETTLE_SECS)
+        with trio.move_on_at(until):  # noqa: ASYNC912 - there was a checkpoint
+            self.settled = await place.machine.worktrees.settle(self.run_id, self.judge().reason.value)
+
+    async def _tell_worktree(self, now: Moment) -> None:
+        sender, settled = self.place.sender, self.settled
+        if settled is not None:
+            await sender.send(settled_event(settled, now))
+        await sender.send(WorktreesCounted(now, self.place.machine.worktrees.kept()))
 
     async def report(self) -> None:
         """Judge, and tell the supervisor."""
+        isolated = self.place.agent.isolation is Isolation.WORKTREE
+        if isolated:  # have others settle its worktree if that was not done, unless something of it may be living
+            self.place.machine.worktrees.leave(self.run_id, alone=bool(self.unreaped))
         verdict = await self._blame_the_disk(self.judge())
         now = self.place.sender.now()
         self._remember_session()
+        if isolated:
+            await self._tell_worktree(now)
         if self.process is not None:
             self._summarise(now, verdict)
         tally = self.intake.tally
-        event = RunEnded(now, self.run_id, verdict, self.exit_code, self.unreaped, tally.totals, tally.spent)
+        sent = Sent()
+        if verdict.reason is Reason.SUCCEEDED and (tally.mentions or tally.handoffs):
+            store = self.place.machine.handoffs
+            sent = Sent(tuple(tally.mentions), await write_down(tally.handoffs, self.handle.order, store, now))
+        event = RunEnded(now, self.run_id, verdict, self.exit_code, self.unreaped, tally.totals, tally.spent, sent)
         await self.place.sender.send(event)
 
     def _remember_session(self) -> None:

@@ -58,7 +58,7 @@ class _WarmProcess(Body[WarmHandle]):
         machine, sender = self.place.machine, self.place.sender
         try:
             with writing():
-                spec = self.spec(machine.runs.prepare(self.run_id), None)
+                spec = self.spec(machine.runs.prepare(self.run_id), None, told=True)
             self.process = await machine.launcher.launch(spec, self.intake)
         except SpawnFailed as failure:
             self.failure = failure

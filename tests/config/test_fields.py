@@ -16,6 +16,7 @@ from darkfactory.model.fleet import (
     CompoundReviewConfig,
     Containment,
     Fallback,
+    Isolation,
     JsonlMap,
     LayerConfig,
     MinSamples,
@@ -25,10 +26,12 @@ from darkfactory.model.fleet import (
     Permissions,
     PromptVia,
     ProviderConfig,
+    Reservation,
     Secret,
     Strategy,
     ToolConfig,
 )
+from darkfactory.model.routing import RoutingConfig
 
 GROWTH = AgentDefinition("a", AgentLayer.GROWTH, "bash", "true")
 OTHER = Fallback(cli_tool="claude", provider="q")
@@ -53,6 +56,7 @@ CASES = {
         "keep_runs": ("7", 7),
         "keep_days": ("1.5", 1.5),
         "keep_bytes": ('"1GB"', 10**9),
+        "max_worktrees": ("7", 7),
         "containment": ('"guard"', Containment.GUARD),
         "layers": (
             "{Core = {max_restarts = 1}}",
@@ -60,6 +64,7 @@ CASES = {
         ),
         "tools": ('{t = {argv = ["p"]}}', {"t": ToolConfig(("p",))}),
         "providers": ("{p = {hard = true}}", {"p": ProviderConfig(hard=True)}),
+        "routing": ('{fallback = "a"}', RoutingConfig("a")),
     },
     NightwatchConfig: {
         "eval_interval_secs": ("60", 60.0),
@@ -123,12 +128,17 @@ CASES = {
         "usd_per_day": ("2.5", 2.5),
         "hard": ("true", True),
     },
+    RoutingConfig: {
+        "fallback": ('"a"', "a"),
+        "keywords": ('{sync = ["gleichziehen", "C++"]}', {"sync": ("gleichziehen", "C++")}),
+    },
     Fallback: {
         "cli_tool": ('"codex"', "codex"),
         "model": ('"small"', "small"),
         "provider": ('"openai"', "openai"),
         "args": ('["-v"]', ("-v",)),
     },
+    Reservation: {"glob": ('"src/**"', "src/**"), "shared": ("true", True)},
     AgentDefinition: {
         "name": ('"b"', "b"),
         "layer": ('"Core"\nschedule = "@daily"', AgentLayer.CORE),
@@ -136,6 +146,7 @@ CASES = {
         "task": ('"another"', "another"),
         "schedule": ('"@hourly"\nlayer = "Core"', "@hourly"),
         "capabilities": ('["sync"]', ("sync",)),
+        "accepts_from": ("[]", ()),
         "max_memory_bytes": ('"2GiB"', 2 * 1024**3),
         "enabled": ("false", False),
         "model": ('"large"\ncli_tool = "claude"', "large"),
@@ -159,8 +170,13 @@ CASES = {
         "jitter_secs": ("9", 9.0),
         "max_runs_per_day": ("4", 4),
         "max_output_bytes": ('"1MB"', 1_000_000),
+        "reserve": (
+            '["src/**", {glob = "docs", shared = true}]',
+            (Reservation("src/**"), Reservation("docs", shared=True)),
+        ),
         "warm": ('2\ncli_tool = "demo"', 2),
         "warm_idle_secs": ('"10m"', 600.0),
+        "isolation": ('"worktree"', Isolation.WORKTREE),
     },
 }
 
@@ -173,7 +189,9 @@ SECTIONS = {
     ToolConfig: ToolConfig(("prog",)),
     JsonlMap: JsonlMap(),
     ProviderConfig: ProviderConfig(),
+    RoutingConfig: RoutingConfig(),
     Fallback: OTHER,
+    Reservation: Reservation("docs"),
     AgentDefinition: GROWTH,
 }
 
@@ -199,7 +217,9 @@ HEADERS = {
     ToolConfig: "[tools.mine]",
     JsonlMap: '[tools.mine]\nargv = ["prog"]\n[tools.mine.jsonl]',
     ProviderConfig: "[providers.mine]",
+    RoutingConfig: "[routing]",
     Fallback: "[agents.fallback]",
+    Reservation: "[[agents.reserve]]",
     AgentDefinition: "[[agents]]",
 }
 
@@ -207,6 +227,7 @@ REQUIRED = {
     CompoundReviewConfig: {"schedule": '"@daily"', "repo_path": '"repo"'},
     ToolConfig: {"argv": '["prog"]'},
     Fallback: {"cli_tool": '"claude"', "provider": '"q"'},
+    Reservation: {"glob": '"docs"'},
     AgentDefinition: {"name": '"a"', "layer": '"Growth"', "cli_tool": '"bash"', "task": '"true"'},
 }
 
@@ -219,6 +240,8 @@ def written(section: type, field: str, value: str) -> str:
     agent = "[[agents]]\n" + "".join(f"{key} = {text}\n" for key, text in REQUIRED[AgentDefinition].items())
     if section is Fallback:
         return f'{agent}provider = "p"\n{HEADERS[section]}\n{body}'
+    if section is Reservation:
+        return f"{agent}{HEADERS[section]}\n{body}"
     if section is OrchestratorConfig:
         return body + (agent if field != "agents" else "")
     return f"{HEADERS[section]}\n{body}" + (agent if section is not AgentDefinition else "")
@@ -235,7 +258,9 @@ def read(config: OrchestratorConfig, section: type) -> object:
         ToolConfig: config.tools.get("mine"),
         JsonlMap: getattr(config.tools.get("mine"), "jsonl", None),
         ProviderConfig: config.providers.get("mine"),
+        RoutingConfig: config.routing,
         Fallback: config.agents[0].fallback,
+        Reservation: config.agents[0].reserve[0] if config.agents[0].reserve else None,
         AgentDefinition: config.agents[0],
     }[section]
 
@@ -253,7 +278,9 @@ def with_value(section: type, field: str, value: object) -> OrchestratorConfig:
         ToolConfig: lambda: attrs.evolve(fleet, tools={"mine": changed}),
         JsonlMap: lambda: attrs.evolve(fleet, tools={"mine": ToolConfig(("prog",), jsonl=changed)}),
         ProviderConfig: lambda: attrs.evolve(fleet, providers={"mine": changed}),
+        RoutingConfig: lambda: attrs.evolve(fleet, routing=changed),
         Fallback: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, provider="p", fallback=changed),)),
+        Reservation: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, reserve=(changed,)),)),
         AgentDefinition: lambda: attrs.evolve(fleet, agents=(changed,)),
     }[section]()
 

@@ -20,15 +20,19 @@ from darkfactory.model.fleet import (
     NightwatchConfig,
     OrchestratorConfig,
     ProviderConfig,
+    Reservation,
     ToolConfig,
 )
+from darkfactory.model.routing import RoutingConfig
 
 SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "Top of the file": OrchestratorConfig,
     "`[layers.X]`": LayerConfig,
     "`[[agents]]`": AgentDefinition,
+    "`[[agents.reserve]]`": Reservation,
     "`[agents.fallback]`": Fallback,
     "`[providers.X]`": ProviderConfig,
+    "`[routing]`": RoutingConfig,
     "`[tools.X]`": ToolConfig,
     "`[tools.X.jsonl]`": JsonlMap,
     "`[nightwatch]`": NightwatchConfig,
@@ -36,10 +40,12 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "`[compound_review]`": CompoundReviewConfig,
 }
 NO_KEYS = {"source", "layers", "agents", "tools", "jsonl", "nightwatch", "min_samples", "compound_review"} | {
-    "fallback",
     "providers",
+    "routing",
 }
 """Fields that are sections, or set by the loader."""
+SECTION_OF_AN_AGENT = (AgentDefinition, "fallback")
+"""A section too; elsewhere that is the name of a key."""
 
 FLEET = """
 {top}
@@ -47,19 +53,29 @@ FLEET = """
 {layer}
 [providers.mine]
 {provider}
+[routing]
+{routing}
 [tools.mine]
 argv = ["mine"]
 {tool}
 [tools.mine.jsonl]
 {jsonl}
 [nightwatch]
-{nightwatch}
+{watch}
 [nightwatch.min_samples]
 {samples}
 [compound_review]
 schedule = "@daily"
 repo_path = "."
 {review}
+[[agents]]
+name = "b"
+layer = "Growth"
+cli_tool = "mine"
+task = "t"
+[[agents.reserve]]
+glob = "docs/**"
+{lease}
 [[agents]]
 name = "a"
 layer = "Core"
@@ -75,7 +91,20 @@ cli_tool = "claude"
 PLACES = dict(
     zip(
         SECTIONS,
-        ("top", "layer", "agent", "fallback", "provider", "tool", "jsonl", "nightwatch", "samples", "review"),
+        (
+            "top",
+            "layer",
+            "agent",
+            "lease",
+            "fallback",
+            "provider",
+            "routing",
+            "tool",
+            "jsonl",
+            "watch",
+            "samples",
+            "review",
+        ),
         strict=True,
     )
 )
@@ -90,7 +119,9 @@ def fleet(**lines: str) -> OrchestratorConfig:
 
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_every_key_has_its_row_and_every_row_its_key(heading: str, tables: Tables):
-    fields = [field.name for field in attrs.fields(SECTIONS[heading]) if field.name not in NO_KEYS]
+    section = SECTIONS[heading]
+    names = [field.name for field in attrs.fields(section)]
+    fields = [name for name in names if name not in NO_KEYS and (section, name) != SECTION_OF_AN_AGENT]
     rows = [row[0].strip("`") for row in tables("configuration")[heading]]
     assert sorted(rows) == sorted(fields)
 
