@@ -28,7 +28,7 @@ from darkfactory import (
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process, Sink
 from darkfactory.devices.runstore import Keep, Pruned
-from darkfactory.model.fleet import PromptVia
+from darkfactory.model.fleet import Isolation, PromptVia
 from darkfactory.testing import (
     HANGS,
     STARTED,
@@ -312,6 +312,7 @@ async def test_they_are_no_runs_to_the_cap(autojump_clock: MockClock):
         ({"cli_tool": "opencode"}, "opencode does not wait for its prompt"),
         ({"cli_tool": "/opt/claude"}, "/opt/claude does not wait for its prompt"),
         ({"cli_tool": "codex", "resume": "0f01"}, "goes on with no conversation"),
+        ({"isolation": Isolation.WORKTREE}, "worktree"),
         ({"cli_tool": "by-arg"}, "on its command line"),
         ({"cli_tool": "by-file"}, "on its command line"),
     ],
