@@ -26,6 +26,7 @@ from darkfactory.model.events import Event, Moment, ScheduleEvent, Spawn
 from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
+    AgentMailConfig,
     CompoundReviewConfig,
     Containment,
     Fallback,
@@ -53,6 +54,7 @@ __all__ = [
     "Admit",
     "AgentDefinition",
     "AgentLayer",
+    "AgentMailConfig",
     "AgentNotFound",
     "AgentOrchestrator",
     "AgentStatus",

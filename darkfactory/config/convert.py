@@ -25,6 +25,7 @@ from darkfactory.config.lines import Keys
 from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
+    AgentMailConfig,
     CompoundReviewConfig,
     Containment,
     Fallback,
@@ -54,6 +55,7 @@ _SECTIONS: dict[type[attrs.AttrsInstance], str] = {
     ToolConfig: "[tools.X]",
     JsonlMap: "[tools.X.jsonl]",
     ProviderConfig: "[providers.X]",
+    AgentMailConfig: "[agent_mail]",
     Fallback: "[agents.fallback]",
     Reservation: "a table in the agent's reserve",
     AgentDefinition: "[[agents]]",
@@ -70,6 +72,7 @@ _REQUIRED: Mapping[str, object] = {
     "repo_path": ".",
     "argv": ["my-program"],
     "glob": "docs/**",
+    "url": "http://127.0.0.1:8765/mcp/",
     "working_dir": ".",
 }
 """For keys that cannot be left out: the example that a fault shows, which also stands in for what does not fit."""

@@ -8,6 +8,7 @@ kill, sweep, the last of the output, verdict.
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from darkfactory.model.signals import Finished, Usage
 from darkfactory.policy.history import timestamp
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.intake import Intake
+from darkfactory.runtime.leases import LeaseKeeper
 from darkfactory.runtime.memory import MemoryWatch
 from darkfactory.runtime.nightwatch import Nightwatch
 from darkfactory.tools.environment import environment
@@ -40,6 +42,8 @@ DRAIN_SECS: Final = 10.0
 """Of these, the longest that reading may take; what is not read by then stays in the file and counts for nothing."""
 REPORT_SECS: Final = 10.0
 """How long looking at the disk, and a place in the inbox, may keep a verdict waiting."""
+GIVE_BACK_SECS: Final = 1.0
+"""How long a shutdown waits for a server to take back a run's leases; else their time runs out."""
 FULL_BYTES: Final = 16 * 1024**2
 """With less room than this, or than `min_free_bytes` if that is less, a bad end is blamed on the disk."""
 SESSIONS: Final = 16
@@ -89,6 +93,7 @@ class Workplace:
     nightwatch: Nightwatch
     obstacle: Callable[[str], Queue | None]
     """What has come up since a run was admitted, by its id, for which it may not start after all."""
+    leases: LeaseKeeper
     fallback: Workplace | None = None
     """The same for a run with the agent's fallback, if it has one."""
     sessions: dict[str, Usage] = field(factory=dict)
@@ -118,6 +123,7 @@ async def run_agent(handle: RunHandle, place: Workplace) -> None:
         handle.cleanup.deadline = trio.current_time() + patience + CLEANUP_SECS
         with handle.cleanup:
             await run.end_process()  # noqa: ASYNC102 - the scope is a shield with a deadline
+            await run.give_back_leases()  # noqa: ASYNC102
         # whatever became of that, the supervisor must hear of it: it would wait for this run for ever
         with trio.CancelScope(deadline=trio.current_time() + REPORT_SECS, shield=True):
             await run.report()
@@ -142,6 +148,8 @@ class _LiveRun:
     """Its output was not read to the end."""
     out_of_memory: bool = False
     """The system ended processes of it at its limit."""
+    leased: bool = False
+    """A server may have given it leases."""
 
     @property
     def over(self) -> bool:
@@ -151,6 +159,11 @@ class _LiveRun:
     async def live(self) -> None:
         order, place = self.handle.order, self.place
         try:
+            if place.leases.needed(place.agent.reserve):
+                await place.machine.journal.wait_durable(self.handle.journalled)
+                self.refused = await self._lease()
+                if self.refused is not None:
+                    return
             spec = self._spec()  # while the journal syncs
             await place.machine.journal.wait_durable(self.handle.journalled)
             self.refused = place.obstacle(order.run_id)
@@ -166,6 +179,27 @@ class _LiveRun:
             place.nightwatch.watching(order.run_id, order.agent, lambda: self.intake.tally.excused),
         ):
             self.exit_code = await self.process.wait()
+
+    async def _lease(self) -> Queue | None:
+        """Take its leases at the server, before anything of it exists; why it may not start."""
+        refused = self.place.obstacle(self.handle.order.run_id)
+        if refused is not None:
+            await trio.lowlevel.checkpoint()
+            return refused
+        self.leased = True
+        return await self.place.leases.acquire(
+            self.handle.order.run_id, self.place.agent.name, self.place.agent.reserve
+        )
+
+    async def give_back_leases(self) -> None:
+        """Let the server have what it gave, if it gave any; at a shutdown with no more patience than for a process."""
+        await trio.lowlevel.checkpoint()
+        if not self.leased:
+            return
+        stop = self.handle.stop
+        in_haste = stop is not None and stop.reason is Reason.SHUTDOWN
+        with trio.move_on_after(min(GIVE_BACK_SECS, stop.grace_secs) if stop is not None and in_haste else math.inf):
+            await self.place.leases.release(self.handle.order.run_id, self.place.agent.name)
 
     def _spec(self) -> LaunchSpec:
         order, place = self.handle.order, self.place

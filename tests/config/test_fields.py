@@ -13,6 +13,7 @@ from darkfactory.errors import ConfigError
 from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
+    AgentMailConfig,
     CompoundReviewConfig,
     Containment,
     Fallback,
@@ -61,6 +62,7 @@ CASES = {
         ),
         "tools": ('{t = {argv = ["p"]}}', {"t": ToolConfig(("p",))}),
         "providers": ("{p = {hard = true}}", {"p": ProviderConfig(hard=True)}),
+        "agent_mail": ('{url = "http://h/mcp/"}', AgentMailConfig("http://h/mcp/")),
     },
     NightwatchConfig: {
         "eval_interval_secs": ("60", 60.0),
@@ -130,6 +132,13 @@ CASES = {
         "provider": ('"openai"', "openai"),
         "args": ('["-v"]', ("-v",)),
     },
+    AgentMailConfig: {
+        "url": ('"https://example.org:8765/mcp/"', "https://example.org:8765/mcp/"),
+        "project": ('"ours"', "ours"),
+        "token": ('"s3cret"', Secret("s3cret")),
+        "ttl_secs": ('"1h"', 3600.0),
+        "timeout_secs": ("5", 5.0),
+    },
     Reservation: {"glob": ('"src/**"', "src/**"), "shared": ("true", True)},
     AgentDefinition: {
         "name": ('"b"', "b"),
@@ -178,6 +187,7 @@ SECTIONS = {
     JsonlMap: JsonlMap(),
     ProviderConfig: ProviderConfig(),
     Fallback: OTHER,
+    AgentMailConfig: AgentMailConfig("http://127.0.0.1/"),
     Reservation: Reservation("docs"),
     AgentDefinition: GROWTH,
 }
@@ -205,6 +215,7 @@ HEADERS = {
     JsonlMap: '[tools.mine]\nargv = ["prog"]\n[tools.mine.jsonl]',
     ProviderConfig: "[providers.mine]",
     Fallback: "[agents.fallback]",
+    AgentMailConfig: "[agent_mail]",
     Reservation: "[[agents.reserve]]",
     AgentDefinition: "[[agents]]",
 }
@@ -213,6 +224,7 @@ REQUIRED = {
     CompoundReviewConfig: {"schedule": '"@daily"', "repo_path": '"repo"'},
     ToolConfig: {"argv": '["prog"]'},
     Fallback: {"cli_tool": '"claude"', "provider": '"q"'},
+    AgentMailConfig: {"url": '"http://127.0.0.1/"'},
     Reservation: {"glob": '"docs"'},
     AgentDefinition: {"name": '"a"', "layer": '"Growth"', "cli_tool": '"bash"', "task": '"true"'},
 }
@@ -245,6 +257,7 @@ def read(config: OrchestratorConfig, section: type) -> object:
         JsonlMap: getattr(config.tools.get("mine"), "jsonl", None),
         ProviderConfig: config.providers.get("mine"),
         Fallback: config.agents[0].fallback,
+        AgentMailConfig: config.agent_mail,
         Reservation: config.agents[0].reserve[0] if config.agents[0].reserve else None,
         AgentDefinition: config.agents[0],
     }[section]
@@ -264,6 +277,7 @@ def with_value(section: type, field: str, value: object) -> OrchestratorConfig:
         JsonlMap: lambda: attrs.evolve(fleet, tools={"mine": ToolConfig(("prog",), jsonl=changed)}),
         ProviderConfig: lambda: attrs.evolve(fleet, providers={"mine": changed}),
         Fallback: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, provider="p", fallback=changed),)),
+        AgentMailConfig: lambda: attrs.evolve(fleet, agent_mail=changed),
         Reservation: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, reserve=(changed,)),)),
         AgentDefinition: lambda: attrs.evolve(fleet, agents=(changed,)),
     }[section]()

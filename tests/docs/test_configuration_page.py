@@ -12,6 +12,7 @@ from darkfactory.config import limits, parse_config
 from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
+    AgentMailConfig,
     CompoundReviewConfig,
     Fallback,
     JsonlMap,
@@ -31,6 +32,7 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "`[[agents.reserve]]`": Reservation,
     "`[agents.fallback]`": Fallback,
     "`[providers.X]`": ProviderConfig,
+    "`[agent_mail]`": AgentMailConfig,
     "`[tools.X]`": ToolConfig,
     "`[tools.X.jsonl]`": JsonlMap,
     "`[nightwatch]`": NightwatchConfig,
@@ -40,6 +42,7 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
 NO_KEYS = {"source", "layers", "agents", "tools", "jsonl", "nightwatch", "min_samples", "compound_review"} | {
     "fallback",
     "providers",
+    "agent_mail",
 }
 """Fields that are sections, or set by the loader."""
 
@@ -49,6 +52,9 @@ FLEET = """
 {layer}
 [providers.mine]
 {provider}
+[agent_mail]
+url = "http://127.0.0.1/"
+{mail}
 [tools.mine]
 argv = ["mine"]
 {tool}
@@ -85,7 +91,20 @@ cli_tool = "claude"
 PLACES = dict(
     zip(
         SECTIONS,
-        ("top", "layer", "agent", "lease", "fallback", "provider", "tool", "jsonl", "watch", "samples", "review"),
+        (
+            "top",
+            "layer",
+            "agent",
+            "lease",
+            "fallback",
+            "provider",
+            "mail",
+            "tool",
+            "jsonl",
+            "watch",
+            "samples",
+            "review",
+        ),
         strict=True,
     )
 )
