@@ -80,7 +80,7 @@ class AgentMail:
     """Of our agents: what they are called there."""
     connect: Connect
     _granted: dict[str, int] = field(factory=dict)
-    """Agent -> how many leases the server should hold."""
+    """Agent -> how many leases the server should hold; 0 while that is not known."""
 
     async def grant(self, agent: str, run_id: str, leases: Iterable[Reservation]) -> tuple[str, ...]:
         """Ask for them; see `LeaseServer`."""
@@ -90,8 +90,8 @@ class AgentMail:
             await _call(client, "ensure_project", {"human_key": self.project})
             await self._register(client, agent)
             await _extended(client, "release_file_reservations", self._who(agent))
+            self._granted[agent], granted = 0, 0
             conflicts: list[str] = []
-            granted = 0
             for shared in (False, True):
                 paths = [path for lease in leases if lease.shared is shared for path in spelled(lease.glob)]
                 if paths:
@@ -129,11 +129,14 @@ class AgentMail:
 
     async def release(self, agent: str) -> None:
         """Give them back; see `LeaseServer`."""
-        self._granted.pop(agent, None)
+        if agent not in self._granted:  # it was never asked for any
+            await trio.lowlevel.checkpoint()
+            return
 
         async def talk(client: _Client) -> None:
             # without ids it is all that the name has: that is this run's, and what nobody knows of
             await _extended(client, "release_file_reservations", self._who(agent))
+            del self._granted[agent]
 
         await self._talk(talk)
 

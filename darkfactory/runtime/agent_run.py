@@ -8,7 +8,6 @@ kill, sweep, the last of the output, verdict.
 from __future__ import annotations
 
 import errno
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -44,6 +43,8 @@ REPORT_SECS: Final = 10.0
 """How long looking at the disk, and a place in the inbox, may keep a verdict waiting."""
 GIVE_BACK_SECS: Final = 1.0
 """How long a shutdown waits for a server to take back a run's leases; else their time runs out."""
+GIVE_BACK_AT_REST_SECS: Final = 10.0
+"""The same where there is no hurry."""
 FULL_BYTES: Final = 16 * 1024**2
 """With less room than this, or than `min_free_bytes` if that is less, a bad end is blamed on the disk."""
 SESSIONS: Final = 16
@@ -198,8 +199,14 @@ class _LiveRun:
             return
         stop = self.handle.stop
         in_haste = stop is not None and stop.reason is Reason.SHUTDOWN
-        with trio.move_on_after(min(GIVE_BACK_SECS, stop.grace_secs) if stop is not None and in_haste else math.inf):
+        patience = min(GIVE_BACK_SECS, stop.grace_secs) if stop is not None and in_haste else GIVE_BACK_AT_REST_SECS
+        with trio.move_on_after(patience) as scope:
             await self.place.leases.release(self.handle.order.run_id, self.place.agent.name)
+        if scope.cancelled_caught:
+            detail = f"the server did not answer within {patience:g} s"
+            _log.warning(
+                "leases_not_released", run=self.handle.order.run_id, agent=self.place.agent.name, detail=detail
+            )
 
     def _spec(self) -> LaunchSpec:
         order, place = self.handle.order, self.place
