@@ -11,9 +11,9 @@ What is not named in `darkfactory.facade` is not meant to be imported, except `d
 #   cli/        commands and tables
 #   facade.py   what a library user imports, as darkfactory.NAME
 #   testing.py  a simulated machine: scripted processes, a civil clock, a journal in memory
-#   runtime/    the Trio tasks: factory (wiring), supervisor, layers, agent_run, scheduler, toolwatch
-#   policy/     decisions, pure: decide, reconcile, admission, reservations, restart, siblings, limits, correction,
-#               schedule, shutdown, history
+#   runtime/    the Trio tasks: factory (wiring), supervisor, layers, agent_run, warm, scheduler, toolwatch
+#   policy/     decisions, pure: decide, reconcile, admission, routing, messages, handoff, reservations, pool, restart,
+#               siblings, limits, correction, schedule, shutdown, history
 #   tools/      one module per command-line tool: how it is called, what its output says; verdict
 #   config/     TOML text -> OrchestratorConfig, every fault at once with its line
 #   devices/    what touches the machine: launcher, containment, capture, journal, statedir, clock

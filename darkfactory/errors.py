@@ -74,5 +74,9 @@ class AgentNotFound(OrchestratorError):
     """No agent of that name is declared."""
 
 
+class HandoffFailed(OrchestratorError):
+    """What was to be handed over is no handoff, or nobody is there to hand it over."""
+
+
 class SchedulerError(OrchestratorError):
     """A cron expression cannot be used."""

@@ -6,13 +6,14 @@ from darkfactory.errors import (
     AlreadyRunning,
     ConfigError,
     Fault,
+    HandoffFailed,
     JournalDamaged,
     OrchestratorError,
     SchedulerError,
     SpawnFailed,
     StateDirError,
 )
-from darkfactory.model.actions import Admission, Admit, Queue, Refuse
+from darkfactory.model.actions import Admission, Admit, Delivery, Queue, Refuse
 from darkfactory.model.drift import (
     ACTION_FOR,
     CorrectionAction,
@@ -30,6 +31,7 @@ from darkfactory.model.fleet import (
     CompoundReviewConfig,
     Containment,
     Fallback,
+    Isolation,
     JsonlMap,
     LayerConfig,
     NightwatchConfig,
@@ -43,8 +45,11 @@ from darkfactory.model.fleet import (
     Strategy,
     ToolConfig,
 )
+from darkfactory.model.messages import HandoffContext
 from darkfactory.model.providers import RateLimitTracker, RateLimitWindow
+from darkfactory.model.routing import Route, RoutedBy, RoutingConfig, RunnerUp
 from darkfactory.runtime.factory import AgentOrchestrator, Outcome, open_factory
+from darkfactory.runtime.handoffs import read_handoff
 from darkfactory.runtime.scheduler import TimeScheduler
 from darkfactory.runtime.status import AgentStatus, ProviderStatus
 
@@ -64,6 +69,7 @@ __all__ = [
     "Containment",
     "CorrectionAction",
     "CorrectionLevel",
+    "Delivery",
     "DriftAlert",
     "DriftMetrics",
     "DriftScore",
@@ -71,6 +77,9 @@ __all__ = [
     "Event",
     "Fallback",
     "Fault",
+    "HandoffContext",
+    "HandoffFailed",
+    "Isolation",
     "JournalDamaged",
     "JsonlMap",
     "LayerConfig",
@@ -90,6 +99,10 @@ __all__ = [
     "Reason",
     "Refuse",
     "Reservation",
+    "Route",
+    "RoutedBy",
+    "RoutingConfig",
+    "RunnerUp",
     "ScheduleEvent",
     "SchedulerError",
     "Secret",
@@ -102,4 +115,5 @@ __all__ = [
     "Verdict",
     "load_config",
     "open_factory",
+    "read_handoff",
 ]

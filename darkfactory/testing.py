@@ -29,6 +29,7 @@ from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process, Sink
 from darkfactory.devices.runstore import Keep, Pruned, RunFiles
 from darkfactory.devices.segments import Line, encode
+from darkfactory.devices.worktrees import Settled, Worktree
 from darkfactory.errors import SpawnFailed
 from darkfactory.model.fleet import OrchestratorConfig, Reservation
 from darkfactory.model.signals import Stream
@@ -73,6 +74,12 @@ class Script:
     """Not even SIGKILL ends it."""
     memory: tuple[tuple[float, int], ...] = ()
     """(seconds after the start, bytes that it takes from then on), ascending."""
+    warm_secs: float = math.inf
+    """How long it waits for its prompt where that comes later; then it exits. All other times count from the prompt."""
+    banner: bytes = b""
+    """Printed before it waits for that."""
+    deaf: bool = False
+    """It does not take it."""
     out_of_memory: bool = False
     """When it exits by itself, it was the system that ended it at its memory limit."""
 
@@ -118,6 +125,8 @@ class ScriptedProcess:
     sink: Sink
     on_end: Callable[[int], None]
     """Told the pid."""
+    prompt: bytes | None = b""
+    """None before it has one that comes later; empty if its prompt was a file."""
     _started: float = field(factory=trio.current_time)
     _dies_at: float = math.inf
     _nap: trio.CancelScope = field(factory=trio.CancelScope)
@@ -127,6 +136,8 @@ class ScriptedProcess:
 
     async def act(self) -> None:
         """Its life."""
+        if self.prompt is None:
+            await self._wait_for_prompt()
         spoken = [(secs, Stream.STDOUT, data) for secs, data in self.script.output]
         spoken += [(secs, Stream.STDERR, data) for secs, data in self.script.errors]
         for secs, stream, data in sorted(spoken, key=lambda said: said[0]):
@@ -139,6 +150,24 @@ class ScriptedProcess:
         if self._exit_code is None:
             self.sink.feed(Stream.STDOUT, self.script.last_words)
             self._end(self.script.exit_code)
+
+    async def _wait_for_prompt(self) -> None:  # noqa: ASYNC910 - its caller goes on to others
+        if self.script.banner:
+            self.sink.feed(Stream.STDOUT, self.script.banner)
+            await self.sink.flush()
+        if self.prompt is None:
+            await self._sleep_until(self._started + self.script.warm_secs)
+        if self.prompt is None and self._exit_code is None:
+            self._end(self.script.exit_code)
+
+    def deliver(self, prompt: bytes) -> bool:
+        """Go on as the script says, unless it has ended or is deaf."""
+        assert self.prompt is None
+        if self._exit_code is not None or self.script.deaf:
+            return False
+        self.prompt, self._started = prompt, trio.current_time()
+        self._nap.cancel(reason="its prompt has come")
+        return True
 
     async def _sleep_until(self, at: float) -> None:
         """Sleep, unless a signal ends it before."""
@@ -238,7 +267,7 @@ class ScriptedLauncher:
         self.started.append(spec)
         pid = 1000 + len(self.started)
         self.living[pid] = spec
-        process = self.process_type(pid, script, sink, self._ended)
+        process = self.process_type(pid, script, sink, self._ended, None if spec.prompt_later else b"")
         self._serving.start_soon(process.act, name=f"process {pid} of {spec.run_id}")
         return process
 
@@ -295,12 +324,27 @@ class MemoryRuns:
     def __init__(self) -> None:
         self.prompts: dict[str, str] = {}
         """By run id."""
+        self.messages: dict[str, str] = {}
+        """By run id: what others told it."""
 
-    def begin(self, run_id: str, prompt: str) -> RunFiles:
-        """Remember the prompt."""
+    def begin(self, run_id: str, prompt: str, messages: str = "") -> RunFiles:
+        """Remember the prompt and the messages."""
+        self.tell(run_id, prompt, messages)
+        return self.prepare(run_id)
+
+    def prepare(self, run_id: str) -> RunFiles:
+        """Their names."""
+        return RunFiles.below(Path("/simulated/runs") / run_id)
+
+    def tell(self, run_id: str, prompt: str, messages: str = "") -> None:
+        """Remember the prompt and the messages."""
         self.prompts[run_id] = prompt
-        directory = Path("/simulated/runs") / run_id
-        return RunFiles(directory / "prompt.md", directory / "stdout", directory / "stderr")
+        if messages:
+            self.messages[run_id] = messages
+
+    def discard(self, run_id: str) -> None:
+        """Forget it."""
+        self.prompts.pop(run_id, None)
 
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """The journal tells it all."""
@@ -309,6 +353,30 @@ class MemoryRuns:
         """There is nothing to delete."""
         await trio.lowlevel.checkpoint()
         return Pruned()
+
+
+class MemoryHandoffs:
+    """Handoffs that exist only by name (`devices.handoffs.HandoffStore`)."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        """By id."""
+
+    async def write(self, handoff_id: str, text: str) -> str:
+        """Remember it."""
+        await trio.lowlevel.checkpoint()
+        if self.texts.setdefault(handoff_id, text) != text:
+            raise FileExistsError(f"{handoff_id}: there is another handoff of this id")
+        return f"/simulated/handoffs/{handoff_id}.json"
+
+    async def remove(self, handoff_id: str) -> None:
+        """Forget it."""
+        await trio.lowlevel.checkpoint()
+        self.texts.pop(handoff_id, None)
+
+    async def prune(self, since: datetime) -> None:  # noqa: ARG002 - the protocol's
+        """Memory is large."""
+        await trio.lowlevel.checkpoint()
 
 
 @define(eq=False)
@@ -370,6 +438,66 @@ class SimulatedAgentMail:
             raise ServerAway("the simulated server is away")
 
 
+@define(eq=False)
+class SimulatedWorktrees:
+    """Worktrees that exist only by name (`devices.worktrees.Worktrees`); change what becomes of them at any time."""
+
+    refuses: str | None = None
+    """Why none can be made; None: they can."""
+    keeps: Callable[[str], str | None] = lambda _run_id: None
+    """Asked at a run's end, by run id: why its worktree is kept; None: it is removed."""
+    made: list[str] = field(factory=list)
+    """The runs that got one, in order."""
+    there: dict[str, str] = field(factory=dict)
+    """Those that are kept, and why, by run: take one away, and it was pruned."""
+    _in_use: dict[str, str] = field(factory=dict)
+    """Their agents, by run."""
+    _left: list[str] = field(factory=list)
+
+    async def make(self, run_id: str, agent: str, working_dir: Path, created: datetime) -> Worktree:  # noqa: ARG002
+        """One in /simulated/worktrees."""
+        await trio.lowlevel.checkpoint()
+        if self.refuses is not None:
+            raise SpawnFailed("worktree", self.refuses)
+        self.made.append(run_id)
+        self._in_use[run_id] = agent
+        path = Path("/simulated/worktrees") / run_id
+        return Worktree(path, path, f"darkfactory/{agent}/{run_id}", "0" * 40)
+
+    async def settle(self, run_id: str, why: str) -> Settled | None:  # noqa: ARG002 - the protocol's
+        """Keep it, or not, as `keeps` says."""
+        await trio.lowlevel.checkpoint()
+        agent = self._in_use.pop(run_id, None)
+        if agent is None:
+            return None
+        kept = self.keeps(run_id)
+        if kept is not None:
+            self.there[run_id] = kept
+        return Settled(run_id, agent, Path("/simulated/worktrees") / run_id, (), kept)
+
+    def leave(self, run_id: str, *, alone: bool) -> None:
+        """It is a leftover, or kept."""
+        if run_id in self._in_use and alone:
+            del self._in_use[run_id]
+            self.there[run_id] = "something of it may live"
+        elif run_id in self._in_use:
+            self._left.append(run_id)
+
+    def leftovers(self) -> tuple[str, ...]:
+        """Those of runs whose end was cut short."""
+        left, self._left = tuple(self._left), []
+        return left
+
+    def kept(self) -> int:
+        """How many there are."""
+        return len(self.there) + len(self._left)
+
+    async def bury(self) -> str | None:
+        """There is nothing to delete."""
+        await trio.lowlevel.checkpoint()
+        return None
+
+
 async def _at_once(work: Callable[[], Any]) -> Any:
     """Work that a real machine does in a thread: a mock clock would run on meanwhile."""
     await trio.lowlevel.checkpoint()
@@ -390,6 +518,8 @@ class SimulatedMachine:
     disk: SimulatedDisk = field(init=False, factory=SimulatedDisk)
     leases: SimulatedAgentMail | None = None
     """Asked for leases as if the fleet had `[agent_mail]`."""
+    handoffs: MemoryHandoffs = field(init=False, factory=MemoryHandoffs)
+    worktrees: SimulatedWorktrees = field(init=False, factory=SimulatedWorktrees)
 
     def __attrs_post_init__(self) -> None:
         self.clock = SimulatedClock(self.start)
@@ -404,6 +534,8 @@ class SimulatedMachine:
             journal=self.journal,
             runs=self.runs,
             disk=self.disk,
+            handoffs=self.handoffs,
+            worktrees=self.worktrees,
             history=tuple(self.journal.lines),
             in_thread=_at_once,
             leases=self.leases,

@@ -1,7 +1,8 @@
-"""The command: `darkfactory [run] FLEET`, `darkfactory check FLEET`, `darkfactory verdict ...`.
+"""The command: `darkfactory [run] FLEET`; and `check`, `route`, `verdict` and `worktrees`.
 
-Exit codes: 0 stopped in order, 1 our failure or something that could not be ended, 2 usage or configuration, 3 already
-running, 4 a tool is missing or logged out (`check --tools`), 128 + N after being asked twice by signal N.
+Exit codes: 0 stopped in order, 1 our failure, something that could not be ended, or a task that no agent can get,
+2 usage or configuration, 3 already running, 4 a tool is missing or logged out (`check --tools`), 128 + N after being
+asked twice by signal N.
 """
 
 from __future__ import annotations
@@ -87,6 +88,40 @@ def check(fleet: Path, tools: bool) -> None:
     sys.exit(checking.check(config, strict=tools))
 
 
+def _capability(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not any(map(str.isalnum, value)):
+            raise click.BadParameter(f"{value!r} has neither a letter nor a digit")
+    return values
+
+
+@main.command()
+@click.argument("text")
+@FLEET
+@click.option(
+    "--capability",
+    "capabilities",
+    metavar="NAME",
+    multiple=True,
+    callback=_capability,
+    help="The agent must declare it. May be repeated: then it must declare all of them.",
+)
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Where the journal is kept.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; its agent is null where none can be chosen.")
+def route(text: str, fleet: Path, capabilities: tuple[str, ...], state_dir: Path | None, as_json: bool) -> None:
+    """Tell which agent a task with this TEXT would go to, and why; exit 1 if to none.
+
+    Nothing is started or written. Who is held and which provider is blocked is read from the fleet's journal, also
+    while a factory runs.
+    """
+    config = load(fleet, paths_exist=False)
+    if state_dir is not None:
+        config = attrs.evolve(config, state_dir=state_dir.absolute())
+    from darkfactory.cli import routing
+
+    sys.exit(routing.explain(config, text, capabilities, as_json=as_json))
+
+
 def _instant(_context: click.Context, _option: click.Parameter, value: str | None) -> datetime | None:
     try:
         return None if value is None else datetime.fromisoformat(value)
@@ -140,6 +175,34 @@ def verdict(
         explain(adapter, exit_code, files, former, at, as_json=as_json)
     except OSError as error:
         refuse(error)
+
+
+@main.command()
+@FLEET
+@click.argument("runs", metavar="[RUN]...", nargs=-1)
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Where journal and runs are kept.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@click.option(
+    "--prune", is_flag=True, help="Show what would be lost with those of the RUNs; else all that lose nothing."
+)
+@click.option("--yes", is_flag=True, help="Remove them, their branches, and what was shown.")
+def worktrees(
+    fleet: Path, runs: tuple[str, ...], state_dir: Path | None, as_json: bool, prune: bool, yes: bool
+) -> None:
+    """List the worktrees of agents with isolation = "worktree", or throw some away.
+
+    A factory may run meanwhile; the worktree of a run that lives stays.
+    """
+    if not prune and (runs or yes):
+        raise click.UsageError("RUN and --yes go with --prune")
+    if prune and as_json:
+        raise click.UsageError("--json lists; it does not go with --prune")
+    config = load(fleet, paths_exist=False)
+    if state_dir is not None:
+        config = attrs.evolve(config, state_dir=state_dir.absolute())
+    from darkfactory.cli import trees
+
+    sys.exit(trees.prune(config, runs, yes=yes) if prune else trees.show(config, as_json=as_json))
 
 
 @contextmanager

@@ -43,7 +43,7 @@ LAST_RESORT_SECS = 5.0
 """How long after the bound on shutdown the command exits whatever still holds it up."""
 
 FILES_OF_A_RUN = 3
-"""Its pidfd and its two output files."""
+"""Its pidfd and its two output files; one in a worktree holds a lock as well."""
 FILES_BESIDES = 128
 """The journal, the guard, what eight starts at once take for a moment, and some to spare."""
 
@@ -62,7 +62,7 @@ def run(config: OrchestratorConfig, resume: tuple[str, ...]) -> int:
         return _told(error)
     for warning in warnings_of(config):
         _log.warning("configuration", detail=warning.render(str(config.source)))
-    needed = FILES_OF_A_RUN * config.max_concurrent_runs + FILES_BESIDES
+    needed = (FILES_OF_A_RUN + config.isolates) * config.max_concurrent_runs + FILES_BESIDES
     if needed > open_files:
         runs = f"max_concurrent_runs = {config.max_concurrent_runs}"
         remedy = "raise the hard limit (ulimit -Hn; systemd: LimitNOFILE=), or let fewer run"

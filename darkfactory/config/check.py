@@ -24,16 +24,20 @@ from darkfactory.model.fleet import (
     BUILTIN_TOOLS,
     LACKING,
     TOOL_OPTIONS,
+    WAIT_FOR_PROMPT,
     AgentDefinition,
     AgentLayer,
     AgentMailConfig,
     CompoundReviewConfig,
+    Isolation,
     NightwatchConfig,
     OrchestratorConfig,
     Permissions,
+    PromptVia,
     Strategy,
     ToolConfig,
 )
+from darkfactory.model.routing import folded
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -41,6 +45,8 @@ _URL = re.compile(r"https?://[^\s/?#@]+(/[^\s#]*)?")
 _TOKEN = re.compile("[!-~]+")
 _AGENT_MAIL = ("mcp", "httpx2")
 """The modules of the extra."""
+_LONGEST_WORDS = 64
+"""Characters of a capability or a keyword. What is longer is a sentence, and in no text twice."""
 _LONGEST_GLOB = 256
 """What two of them have in common takes time in proportion to the product of their lengths."""
 _RUN_MARK = "DARKFACTORY_RUN"
@@ -98,6 +104,15 @@ def absent(config: OrchestratorConfig) -> Iterator[Finding]:
             yield Finding(keys, "is not an existing directory", "create it, or correct the path")
     if config.agent_mail is not None and any(find_spec(module) is None for module in _AGENT_MAIL):
         yield Finding(("agent_mail",), "needs more than is installed", "pip install 'darkfactory[agent-mail]'")
+    in_repository = _is_dir(config.working_dir) and _has_git(config.working_dir)
+    for index, agent in enumerate(config.agents):
+        if agent.isolation is Isolation.WORKTREE and _is_dir(config.working_dir) and not in_repository:
+            yield Finding(
+                ("agents", index, "isolation"),
+                "takes a git repository, and working_dir is in none",
+                'make it one (git init, and a commit), or write isolation = "shared"',
+                reads=(("working_dir",),),
+            )
     for index, agent in enumerate(config.agents if os.geteuid() == 0 else ()):
         sandbox = "IS_SANDBOX" in agent.env or "IS_SANDBOX" in agent.env_pass
         if agent.cli_tool.rpartition("/")[2] == "claude" and not _BYPASS.isdisjoint(agent.args) and not sandbox:
@@ -123,6 +138,7 @@ def findings(config: OrchestratorConfig) -> Iterator[Finding]:
         yield from limits.check(("providers", name), provider)
     if config.agent_mail is not None:
         yield from _agent_mail(config.agent_mail)
+    yield from _routing(config)
     for index, agent in enumerate(config.agents):
         yield from _agent(("agents", index), agent, config)
     yield from _duplicates(config.agents)
@@ -150,8 +166,20 @@ def _oddities(config: OrchestratorConfig) -> Iterator[Finding]:
     for name in (name for name in config.providers if name not in in_use):
         called = f"they call {', '.join(sorted(in_use))}" if in_use else "set the agents' provider"
         yield Finding(("providers", name), "limits a provider that no agent calls", called)
+    yield from _routing_oddities(config)
     if config.compound_review is not None:
         yield Finding(("compound_review",), "is checked, but this version does not run the review yet")
+
+
+def _routing_oddities(config: OrchestratorConfig) -> Iterator[Finding]:
+    here, routing = ("routing",), config.routing
+    if any(agent.name == routing.fallback and not agent.enabled for agent in config.agents):
+        yield Finding((*here, "fallback"), f"{routing.fallback} is disabled: what fits nobody is refused")
+    declared = {folded(capability) for agent in config.agents for capability in agent.capabilities}
+    for capability in routing.keywords:
+        if folded(capability) not in declared:
+            remedy = f"the agents declare {', '.join(sorted(declared))}" if declared else "no agent declares any"
+            yield Finding((*here, "keywords", capability), "no agent declares this capability", remedy)
 
 
 def _top(config: OrchestratorConfig) -> Iterator[Finding]:
@@ -255,6 +283,28 @@ def _pattern(here: Keys, pattern: str) -> Iterator[Finding]:
             yield Finding(here, "matches every line, also an empty one", "name what such a line must hold")
 
 
+def _routing(config: OrchestratorConfig) -> Iterator[Finding]:
+    here, fallback = ("routing",), config.routing.fallback
+    names = [agent.name for agent in config.agents]
+    if fallback is not None and fallback not in names:
+        remedy = words.did_you_mean(fallback, names, "agents")
+        yield Finding((*here, "fallback"), f"{words.shown(fallback)} is no agent's name", remedy, reads=(("agents",),))
+    for capability, keywords in config.routing.keywords.items():
+        keys = (*here, "keywords", capability)
+        yield from _words(keys, capability, "capability")
+        if not keywords:
+            yield Finding(keys, "must not be empty", "name the words that ask for it, or leave it out")
+        for index, keyword in enumerate(keywords):
+            yield from _words((*keys, index), keyword, "keyword")
+
+
+def _words(keys: Keys, text: str, noun: str) -> Iterator[Finding]:
+    if not any(map(str.isalnum, text)):
+        yield Finding(keys, f"{words.shown(text)} is no {noun}: it has neither a letter nor a digit")
+    if len(text) > _LONGEST_WORDS:
+        yield Finding(keys, f"is longer than the {_LONGEST_WORDS} characters of a {noun}", "name it in a few words")
+
+
 def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> Iterator[Finding]:
     yield from limits.check(here, agent)
     yield from _name((*here, "name"), agent.name)
@@ -271,15 +321,20 @@ def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> It
         yield from _no_nul((*here, "resume"), agent.resume)
     yield from _options(here, agent, config.tools)
     yield from _arguments((*here, "args"), agent.args)
+    for place, capability in enumerate(agent.capabilities):
+        yield from _words((*here, "capabilities", place), capability, "capability")
     if agent.provider is not None:
         yield from _provider((*here, "provider"), agent.provider)
     if agent.fallback is not None:
         yield from _fallback(here, agent, config)
+    yield from _accepts_from(here, agent, config)
     for name, secret in agent.env.items():
         yield from _variable((*here, "env"), name, secret.value)
     yield from _schedule(here, agent, config.timezone)
     for index, reservation in enumerate(agent.reserve):
         yield from _glob((*here, "reserve", index, "glob"), reservation.glob)
+    if agent.warm:
+        yield from _warm((*here, "warm"), agent, config.tools)
     if agent.timeout_secs is not None and agent.stall_timeout_secs >= agent.timeout_secs:
         total, stall = words.number(agent.timeout_secs), words.number(agent.stall_timeout_secs)
         yield Finding(
@@ -345,6 +400,14 @@ def _model(keys: Keys, model: str) -> Iterator[Finding]:
     yield from _no_nul(keys, model)
 
 
+def _accepts_from(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> Iterator[Finding]:
+    names = [other.name for other in config.agents]
+    for index, name in enumerate(agent.accepts_from or ()):
+        if name not in names:
+            remedy = words.did_you_mean(name, names, "agents")
+            yield Finding((*here, "accepts_from", index), f"no agent is named {words.shown(name)}", remedy)
+
+
 def _options_of(tool: str, declared: Mapping[str, ToolConfig]) -> frozenset[str] | None:
     """The options that a tool has; None when there is no such tool."""
     return frozenset() if tool in declared else TOOL_OPTIONS.get(tool.rpartition("/")[2])
@@ -382,6 +445,25 @@ def _schedule(here: Keys, agent: AgentDefinition, zone: ZoneInfo) -> Iterator[Fi
     elif agent.layer is AgentLayer.CORE:
         why = "is missing: a Core agent is started by its schedule"
         yield Finding(keys, why, 'add schedule = "0 3 * * *"', reads=(layer,))
+
+
+def _warm(keys: Keys, agent: AgentDefinition, declared: Mapping[str, ToolConfig]) -> Iterator[Finding]:
+    here, tool = keys[:-1], declared.get(agent.cli_tool)
+    if agent.layer is not AgentLayer.GROWTH:
+        yield Finding(keys, "is for agents that are started on demand", "leave it out", reads=((*here, "layer"),))
+    if agent.resume is not None:
+        problem = "goes on with no conversation: a process that waits does not know what was said there meanwhile"
+        yield Finding(keys, problem, "leave out warm or resume", reads=((*here, "resume"),))
+    if agent.isolation is Isolation.WORKTREE:
+        problem = "starts a process before its run, and so before there is a worktree for it"
+        yield Finding(keys, problem, "leave out warm or isolation", reads=((*here, "isolation"),))
+    if tool is not None and tool.prompt is not PromptVia.STDIN:
+        problem = f"{agent.cli_tool} is given its prompt on its command line, so it cannot be started before"
+        remedy = 'leave it out, or have the program read stdin: prompt = "stdin"'
+        yield Finding(keys, problem, remedy, reads=(("tools", agent.cli_tool, "prompt"),))
+    elif tool is None and agent.cli_tool.rpartition("/")[2] not in WAIT_FOR_PROMPT:
+        problem = f"{agent.cli_tool} does not wait for its prompt, or gains nothing by that"
+        yield Finding(keys, problem, "leave it out", reads=((*here, "cli_tool"),))
 
 
 def _duplicates(agents: tuple[AgentDefinition, ...]) -> Iterator[Finding]:
@@ -469,6 +551,16 @@ def _no_nul(keys: Keys, text: str) -> Iterator[Finding]:
         yield Finding(keys, "holds a NUL character, which no program can be given")
     if any("\ud800" <= character <= "\udfff" for character in text):
         yield Finding(keys, "holds half of a surrogate pair, which no file can hold")
+
+
+def _has_git(path: Path) -> bool:
+    """Whether a directory looks like a part of a git repository; git itself is asked when a run wants a worktree."""
+    try:
+        here = path.resolve()
+        places = [directory / ".git" for directory in (here, *here.parents)]
+        return any(place.is_file() or (place / "HEAD").exists() for place in places)  # what git takes for one, mostly
+    except OSError:
+        return False
 
 
 def _is_dir(path: Path) -> bool:

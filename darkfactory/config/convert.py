@@ -12,7 +12,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_origin
+from types import UnionType
+from typing import Any, get_args, get_origin
 from zoneinfo import ZoneInfo, available_timezones
 
 import attrs
@@ -29,6 +30,7 @@ from darkfactory.model.fleet import (
     CompoundReviewConfig,
     Containment,
     Fallback,
+    Isolation,
     JsonlMap,
     LayerConfig,
     MinSamples,
@@ -43,6 +45,7 @@ from darkfactory.model.fleet import (
     Strategy,
     ToolConfig,
 )
+from darkfactory.model.routing import RoutingConfig
 
 Hook = Callable[[Any, Any], Any]
 
@@ -56,6 +59,7 @@ _SECTIONS: dict[type[attrs.AttrsInstance], str] = {
     JsonlMap: "[tools.X.jsonl]",
     ProviderConfig: "[providers.X]",
     AgentMailConfig: "[agent_mail]",
+    RoutingConfig: "[routing]",
     Fallback: "[agents.fallback]",
     Reservation: "a table in the agent's reserve",
     AgentDefinition: "[[agents]]",
@@ -111,7 +115,11 @@ def _converter(base: Path, environ: Mapping[str, str]) -> Converter:
     converter.register_structure_hook(ZoneInfo, lambda value, _: _zone(value))
     converter.register_structure_hook(Secret, lambda value, _: _secret(value, environ))
     converter.register_structure_hook(Path, lambda value, _: expand.path(_string(value), base=base, environ=environ))
-    for word in (AgentLayer, Containment, Overlap, Permissions, PromptVia, Strategy):
+    converter.register_structure_hook_func(
+        lambda target: target == tuple[str, ...],
+        _only(list, "an array", lambda value, _: tuple(converter.structure(value, list[str]))),
+    )
+    for word in (AgentLayer, Containment, Isolation, Overlap, Permissions, PromptVia, Strategy):
         converter.register_structure_hook(word, _word)
     for section in reversed(_SECTIONS):  # the whole last: it is made of the others
         hook = _section_hook(section, converter)
@@ -139,7 +147,8 @@ def _field_hook(attribute: attrs.Attribute[Any], converter: Converter) -> Hook:
     hook = converter.get_structure_hook(attribute.type)
     if attribute.name == "agents":
         return _only(list, "an array of tables", hook, "write [[agents]] above each agent")
-    if get_origin(attribute.type) is tuple:
+    kinds = get_args(attribute.type) if isinstance(attribute.type, UnionType) else (attribute.type,)
+    if any(get_origin(kind) is tuple for kind in kinds):
         return _only(list, "an array", hook)
     if get_origin(attribute.type) is Mapping:
         return _only(dict, "a table", hook)

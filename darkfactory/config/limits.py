@@ -64,6 +64,7 @@ _LIMITS = {
     "max_restarts": Limit(0),
     "max_runs_per_day": Limit(1),
     "max_turns": Limit(1),
+    "max_worktrees": Limit(1),
     "min_free_bytes": Limit(0, 2**63 - 1),
     "minor_threshold": _FRACTION,
     "moderate_finish_secs": _TIME,
@@ -82,6 +83,8 @@ _LIMITS = {
     "tokens_per_day": Limit(1),
     "ttl_secs": Limit(120, _CENTURY),
     "usd_per_day": Limit(0, above=True),
+    "warm": Limit(0, 20),
+    "warm_idle_secs": _SOME_TIME,
     "window_secs": _SOME_TIME,
 }
 """Every number of the model, by its name, which means the same in all sections."""

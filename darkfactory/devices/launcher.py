@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import resource
 import select
@@ -230,6 +231,8 @@ class _Started:
     files: dict[Stream, int]
     """The output files, open for reading."""
     cgroup: Cgroup | None
+    prompting: int | None
+    """Our end of its standard input, where that is a pipe."""
 
 
 @define(eq=False)
@@ -245,11 +248,33 @@ class RealProcess:
     """Trio lets one task wait for a descriptor; the others wait for that task."""
     _code: int | None = None
     _released: bool = False
+    _prompting: int | None = Factory(lambda self: self._started.prompting, takes_self=True)
+    """None once it has had the end of its input."""
 
     @property
     def pid(self) -> int:
         """The leader's."""
         return self._started.pid
+
+    def deliver(self, prompt: bytes) -> bool:
+        """Write the prompt into the pipe, all of it at once, and close that; see `Process.deliver`."""
+        assert self._prompting is not None
+        if self._exit_code() is not None:
+            return False
+        try:
+            if fcntl.fcntl(self._prompting, fcntl.F_GETPIPE_SZ) < len(prompt):
+                fcntl.fcntl(self._prompting, fcntl.F_SETPIPE_SZ, len(prompt))
+            whole = os.write(self._prompting, prompt) == len(prompt)
+        except OSError:  # nobody reads; or it is more than the system lets a pipe hold, or all of this user's pipes
+            return False
+        if whole:
+            self._close_input()
+        return whole
+
+    def _close_input(self) -> None:
+        if self._prompting is not None:
+            os.close(self._prompting)
+            self._prompting = None
 
     async def wait(self) -> int:
         """Wait for the leader's exit without reaping it; its exit code, or minus the signal's number.
@@ -328,6 +353,7 @@ class RealProcess:
                 self._code = self._exit_code()
             trio.lowlevel.notify_closing(self._started.pidfd)
             os.close(self._started.pidfd)
+            self._close_input()
             self._reap(self._kin)
             if self._started.cgroup is not None:
                 self._started.cgroup.remove()
@@ -370,7 +396,13 @@ def _start(
             if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
                 raise SpawnFailed("sigchld_ignored", "exit statuses would be lost: set SIGCHLD to its default first")
             command = (_program(spec), *spec.argv[1:])
-            stdin = os.open(spec.stdin or os.devnull, os.O_RDONLY)
+            prompting = None
+            if spec.prompt_later:
+                stdin, prompting = os.pipe()
+                undo.callback(os.close, prompting)
+                os.set_blocking(prompting, False)  # our end alone: each has flags of its own
+            else:
+                stdin = os.open(spec.stdin or os.devnull, os.O_RDONLY)
             always.callback(os.close, stdin)
             written, followed = {}, {}
             for stream, path in ((Stream.STDOUT, spec.stdout), (Stream.STDERR, spec.stderr)):
@@ -402,7 +434,7 @@ def _start(
                 _limit_open_files(pid, open_files)
             pidfd = os.pidfd_open(pid)
             undo.callback(os.close, pidfd)
-            started = _Started(pid, pidfd, containment.start_time(pid), followed, cgroup)
+            started = _Started(pid, pidfd, containment.start_time(pid), followed, cgroup, prompting)
             undo.pop_all()
             return started
     except OSError as error:

@@ -15,13 +15,17 @@ from darkfactory.devices.agent_mail import LeaseServer
 from darkfactory.devices.cgroup import Cgroups, NoCgroup
 from darkfactory.devices.clock import CivilClock, SystemClock
 from darkfactory.devices.disk import Disk, Mounts
+from darkfactory.devices.git import Git
 from darkfactory.devices.guard import Guard
+from darkfactory.devices.handoffs import HandoffFiles, HandoffStore
 from darkfactory.devices.journal import FileJournal, Journal
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.devices.process import Launcher
 from darkfactory.devices.runstore import RunDirectories, RunStore
 from darkfactory.devices.segments import Line
 from darkfactory.devices.statedir import StateDir
+from darkfactory.devices.worktree_store import WorktreeStore
+from darkfactory.devices.worktrees import WorktreeDirectories, Worktrees
 from darkfactory.errors import SpawnFailed, StateDirError
 from darkfactory.model.fleet import Containment
 
@@ -48,6 +52,8 @@ class Machine:
     journal: Journal
     runs: RunStore
     disk: Disk
+    handoffs: HandoffStore
+    worktrees: Worktrees
     history: Iterable[Line] = field(default=(), repr=False)
     """What the journal held at the start; to be read once, before anything is appended."""
     contained: Contained | None = None
@@ -69,13 +75,15 @@ def open_machine(
     adopts: bool = False,
     open_files: int | None = None,
     leases: Callable[[str], LeaseServer] | None = None,
+    isolates: bool = False,
 ) -> Iterator[Machine]:
     """The real machine, with the state directory locked for us and a guard that waits for our death.
 
     `keep` is how long old parts of the journal stay.
 
     `adopts`: this process is a child subreaper, and the orphans that come to it are those of runs. `open_files`: the
-    soft limit that runs get in place of ours. `leases` is told by what this factory can be told from all others.
+    soft limit that runs get in place of ours. `isolates`: runs write to worktrees as well. `leases` is told by what
+    this factory can be told from all others.
 
     Raises AlreadyRunning, StateDirError, JournalDamaged, or NoCgroup where one was demanded; then nothing is held.
     """
@@ -88,12 +96,17 @@ def open_machine(
             raise StateDirError(f"{directory.journal}: the journal cannot be opened: {error.strerror}") from error
         try:
             with _launcher(directory.instance, wanted, adopts=adopts, open_files=open_files) as (launcher, contained):
+                store = WorktreeStore(directory.worktrees)
+                if isolates:
+                    _prepare(store)
                 yield Machine(
                     clock=clock,
                     launcher=launcher,
                     journal=journal,
                     runs=RunDirectories(directory.runs),
-                    disk=Mounts((directory.journal, directory.runs)),
+                    disk=Mounts((directory.journal, directory.runs, *([store.path] if isolates else ()))),
+                    worktrees=WorktreeDirectories(Git(launcher, store.scratch, os.environ), store),
+                    handoffs=HandoffFiles(directory.handoffs),
                     history=journal.history(),
                     contained=contained,
                     environ=dict(os.environ),
@@ -103,6 +116,13 @@ def open_machine(
             journal.close()
     finally:
         directory.close()
+
+
+def _prepare(store: WorktreeStore) -> None:
+    try:
+        store.prepare()
+    except OSError as error:
+        raise StateDirError(f"{store.path}: there can be no worktrees: {error.strerror}") from error
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class LaunchSpec:
     """The whole environment; the launcher adds only the run's mark."""
     cwd: Path
     stdin: Path | None
-    """A file; None means /dev/null."""
+    """A file; None means /dev/null, or with `prompt_later` a pipe."""
     stdout: Path
     stderr: Path
     """Made by the launcher (mode 0600) and opened for appending by the child."""
@@ -35,6 +35,8 @@ class LaunchSpec:
     """Once the sink was fed more than this, `drain` reads no further (a sparse file is made in no time); None: all."""
     nice: int = 0
     """Added to our own niceness, as far as that goes."""
+    prompt_later: bool = False
+    """Its standard input is a pipe, on which nothing comes before `Process.deliver`."""
 
 
 class Sink(Protocol):
@@ -63,6 +65,14 @@ class Process(Protocol):
     @property
     def pid(self) -> int:
         """The leader's."""
+        ...
+
+    def deliver(self, prompt: bytes) -> bool:
+        """Give one that was started with `prompt_later` its prompt, and then the end of its input; no checkpoint.
+
+        To be called once. False if it cannot be had that way: it has ended or closed its input, or the prompt does not
+        fit into a pipe. Then it has read nothing, as far as can be known, and has not seen the end of its input.
+        """
         ...
 
     async def wait(self) -> int:

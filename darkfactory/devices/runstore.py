@@ -30,6 +30,13 @@ class RunFiles:
     prompt: Path
     stdout: Path
     stderr: Path
+    messages: Path
+    """What others tell the run; there is no such file unless they do."""
+
+    @classmethod
+    def below(cls, directory: Path) -> RunFiles:
+        """Those in a run's directory."""
+        return cls(directory / "prompt.md", directory / "stdout", directory / "stderr", directory / "messages.md")
 
 
 @frozen
@@ -56,8 +63,20 @@ class Pruned:
 class RunStore(Protocol):
     """Keeps the files of runs. Small files, written at once: no checkpoints, but for `prune`."""
 
-    def begin(self, run_id: str, prompt: str) -> RunFiles:
-        """Make room for a run and write its prompt. OSError when the disk refuses."""
+    def begin(self, run_id: str, prompt: str, messages: str = "") -> RunFiles:
+        """Make room for a run and write its prompt, and the messages if any. OSError when the disk refuses."""
+        ...
+
+    def prepare(self, run_id: str) -> RunFiles:
+        """Make room for a run that has no prompt yet. OSError when the disk refuses."""
+        ...
+
+    def tell(self, run_id: str, prompt: str, messages: str = "") -> None:
+        """Write the prompt, and the messages, of a run for which room was made. OSError when the disk refuses."""
+        ...
+
+    def discard(self, run_id: str) -> None:
+        """Forget a run that did not begin; its id can be used again. OSError when the disk refuses."""
         ...
 
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
@@ -71,26 +90,35 @@ class RunStore(Protocol):
 
 @frozen
 class RunDirectories:
-    """Run files below one directory: `<run id>/{prompt.md, stdout, stderr, run.json}`."""
+    """Run files below one directory: `<run id>/{prompt.md, messages.md, stdout, stderr, run.json}`."""
 
     path: Path
     # of its own: a deletion may take minutes, and must not hold up a start
     _limiter: trio.CapacityLimiter = field(default=Factory(lambda: trio.CapacityLimiter(1)), repr=False, eq=False)
 
-    def begin(self, run_id: str, prompt: str) -> RunFiles:
-        """Make the run's directory (mode 0700) and write its prompt (mode 0600)."""
+    def begin(self, run_id: str, prompt: str, messages: str = "") -> RunFiles:
+        """Make the run's directory (mode 0700) and write its prompt and the messages (mode 0600)."""
+        files = self.prepare(run_id)
+        self.tell(run_id, prompt, messages)
+        return files
+
+    def prepare(self, run_id: str) -> RunFiles:
+        """Make the run's directory."""
         directory = self.path / run_id
         directory.mkdir(mode=0o700)
-        files = RunFiles(directory / "prompt.md", directory / "stdout", directory / "stderr")
-        # not atomically: nobody reads it before the run starts, and a run is begun once
-        fd = os.open(files.prompt, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                file.write(prompt)
-        except OSError:  # a full disk must not fill with beginnings
-            files.prompt.unlink()
-            raise
-        return files
+        return RunFiles.below(directory)
+
+    def tell(self, run_id: str, prompt: str, messages: str = "") -> None:
+        """Write the prompt and the messages."""
+        files = RunFiles.below(self.path / run_id)
+        _write_first(files.prompt, prompt)
+        if messages:
+            _write_first(files.messages, messages)
+
+    def discard(self, run_id: str) -> None:
+        """Give the directory a name by which the next pruning deletes it: an agent may have put much into it."""
+        directory = self.path / run_id
+        directory.rename(directory.with_name(_DOOMED + run_id))
 
     def end(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """Write `run.json`."""
@@ -107,6 +135,17 @@ class RunDirectories:
                 raise
             await trio.lowlevel.checkpoint()
             return Pruned(problem="the system has no thread left to delete from")
+
+
+def _write_first(path: Path, text: str) -> None:
+    """Write a new file; not atomically: nobody reads it before the run starts, and a run is begun once."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:  # a full disk must not fill with beginnings
+        path.unlink()
+        raise
 
 
 @frozen

@@ -159,6 +159,24 @@ def newest(directory: Path) -> list[Segment]:
     return found
 
 
+def look(directory: Path) -> list[Line]:
+    """The records that a start would read, oldest first. Nothing is changed, so a factory may be at work there.
+
+    What it is just writing, and what a crash has torn, is passed over. JournalDamaged, StateDirError as in `recover`;
+    OSError if a file cannot be read.
+    """
+    found: list[Segment] = []
+    for path in reversed(paths(directory)):
+        segment = read(path)
+        if found or not segment.stillborn:
+            found.insert(0, segment)
+        if segment.snapshot is not None:
+            break
+    _refuse_damaged(found)
+    decoded = (decode(raw) for segment in found for raw in segment.records())
+    return [line for line in decoded if line is not None]
+
+
 def recover(directory: Path) -> list[Segment]:
     """`newest`, with what a crash can have left taken away: torn lines at the very end, files that never got a name.
 
@@ -168,9 +186,7 @@ def recover(directory: Path) -> list[Segment]:
     if segments and segments[-1].stillborn:
         segments[-1].path.unlink()
         return recover(directory)
-    for segment in segments:
-        if segment.damaged or (segment.bad and (segment.good == 0 or segment is not segments[-1])):
-            raise _damage(segment)
+    _refuse_damaged(segments)
     if segments and segments[-1].bad:  # a torn tail must not become the beginning of the next line
         last = segments[-1]
         os.truncate(last.path, last.whole)
@@ -178,6 +194,13 @@ def recover(directory: Path) -> list[Segment]:
     for leftover in directory.glob(".*.new"):
         leftover.unlink()
     return segments
+
+
+def _refuse_damaged(segments: list[Segment]) -> None:
+    """Bad lines may stand at the end of the last one alone."""
+    for segment in segments:
+        if segment.damaged or (segment.bad and (segment.good == 0 or segment is not segments[-1])):
+            raise _damage(segment)
 
 
 def _damage(segment: Segment) -> JournalDamaged:

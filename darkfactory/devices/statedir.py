@@ -51,7 +51,7 @@ def write_atomically(path: Path, text: str, *, sync: bool) -> None:
         raise
 
 
-_OURS = {"lock", "fleet.json", "journal", "runs"}
+_OURS = {"lock", "fleet.json", "handoffs", "journal", "runs", "worktrees"}
 """What a state directory may hold before its first factory: somebody may have mounted a disk in a room of it."""
 
 
@@ -107,9 +107,35 @@ class StateDir:
         """Where each run has its directory."""
         return self.path / "runs"
 
+    @property
+    def handoffs(self) -> Path:
+        """Where the contexts of handoffs are."""
+        return self.path / "handoffs"
+
+    @property
+    def worktrees(self) -> Path:
+        """Where worktrees are, once there was one."""
+        return self.path / "worktrees"
+
     def close(self) -> None:
         """Let the next factory in."""
         os.close(self._lock)
+
+
+def journal_to_read(path: Path, fleet_file: Path | None) -> Path | None:
+    """Where the journal in that state directory is; None where there is none. Changes nothing, and takes no lock.
+
+    StateDirError when it cannot be trusted, or belongs to another fleet file.
+    """
+    journal = path / "journal"
+    try:
+        if not journal.is_dir():
+            return None
+        _refuse_others(path)
+        _known(path, fleet_file)
+    except OSError as error:
+        raise StateDirError(f"{path}: cannot be read: {error.strerror}") from error
+    return journal
 
 
 def _refuse_others(path: Path) -> None:
@@ -142,15 +168,24 @@ def _take_lock(lock: int, path: Path) -> None:
 
 def _identify(path: Path, fleet_file: Path | None) -> str:
     """Read or make `fleet.json`, which ties the directory to its fleet file."""
+    instance = _known(path, fleet_file)
+    if instance is None:
+        instance = uuid.uuid4().hex
+        ours = str(fleet_file) if fleet_file is not None else None
+        known = json.dumps({"instance": instance, "fleet_file": ours}, indent=1) + "\n"
+        write_atomically(path / "fleet.json", known, sync=True)
+    return instance
+
+
+def _known(path: Path, fleet_file: Path | None) -> str | None:
+    """The instance in `fleet.json`; None where there is none yet. StateDirError if it is another fleet file's."""
     file = path / "fleet.json"
     ours = str(fleet_file) if fleet_file is not None else None
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
         instance, theirs = str(known["instance"]), known["fleet_file"]
     except FileNotFoundError:
-        instance = uuid.uuid4().hex
-        write_atomically(file, json.dumps({"instance": instance, "fleet_file": ours}, indent=1) + "\n", sync=True)
-        return instance
+        return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StateDirError(f"{file}: cannot be read: {error}; use --state-dir to name another directory") from error
     if theirs != ours:

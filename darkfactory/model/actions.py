@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from attrs import field, frozen
 
@@ -13,6 +13,8 @@ from darkfactory.model.drift import DriftScore
 from darkfactory.model.ends import Reason
 from darkfactory.model.events import Moment
 from darkfactory.model.fleet import AgentDefinition, AgentLayer
+from darkfactory.model.messages import Message
+from darkfactory.model.routing import Route
 
 
 class Cause(Enum):
@@ -20,8 +22,16 @@ class Cause(Enum):
 
     ALWAYS_ON = "always_on"
     CRON = "cron"
+    MESSAGE = "message"
+    """A message waits for an on-demand agent."""
+    HANDOFF = "handoff"
+    """The same; the oldest that waits is a handoff."""
     OPERATOR = "operator"
     """A person, or the program that embeds the factory."""
+
+
+LEVEL: Final = frozenset({Cause.ALWAYS_ON, Cause.MESSAGE, Cause.HANDOFF})
+"""Causes that last: a request is made anew at every look, for as long as an agent is always on or a message waits."""
 
 
 @frozen
@@ -67,6 +77,19 @@ class Resumed:
     was_held: bool
 
 
+@frozen
+class Delivery:
+    """What became of a message."""
+
+    id: str
+    agent: str | None
+    """Whom it was meant for, or found for it; None when there is nobody."""
+    outcome: Admission
+    """The run that is told it; or why it waits; or why it was refused."""
+    route: Route | None = None
+    """How its agent was found; None where one was named."""
+
+
 class Severity(Enum):
     """How loudly a record is logged; the values are structlog's method names."""
 
@@ -87,6 +110,8 @@ class Record:
     """JSON values only."""
     durable: bool = True
     """It must be on the disk before what it tells of has effects outside."""
+    journal_only: Mapping[str, Any] = field(factory=dict)
+    """More of it, which is no matter for the log."""
 
 
 @frozen
@@ -102,6 +127,19 @@ class StartRun:
     """1 for the first try of a request."""
     fallback: bool = False
     """With the agent's fallback instead of its own tool and model."""
+    messages: tuple[Message, ...] = ()
+    """What its prompt tells besides the task."""
+    warm: bool = False
+    """A process of that id waits for it (`StartWarm`); should that be lost, the run starts another one."""
+
+
+@frozen
+class StartWarm:
+    """Start a process ahead of its run, which may come or not."""
+
+    run_id: str
+    agent: str
+    layer: AgentLayer
 
 
 @frozen
@@ -118,7 +156,7 @@ class Stop:
 
 @frozen
 class StopRun:
-    """Cancel the run's scope."""
+    """Cancel the run's scope, or that of the process that waits for a run of this id."""
 
     layer: AgentLayer
     run_id: str
@@ -140,7 +178,7 @@ class StopLayer:
 
     layer: AgentLayer
     stops: Mapping[str, Stop]
-    """For each of its runs, by run id."""
+    """For each of its runs, and of the processes that wait for one, by run id."""
 
 
 @frozen
@@ -187,7 +225,7 @@ class Answer:
     """Tell an asker what became of the request."""
 
     request: int
-    outcome: Admission | Held | Resumed
+    outcome: Admission | Held | Resumed | Delivery
 
 
 @frozen
@@ -202,4 +240,10 @@ class Finish:
 Drifting = JudgeDrift | ResetDrift | RefreshContext
 """What Nightwatch is told."""
 
-Action = Record | StartRun | StopRun | StopAgent | StopLayer | Drifting | ReadDefinition | Redefine | Answer | Finish
+Starting = StartRun | StartWarm
+"""Whatever brings a process into being."""
+
+Stopping = StopRun | StopAgent | StopLayer
+"""Whatever ends some."""
+
+Action = Record | Starting | Stopping | Drifting | ReadDefinition | Redefine | Answer | Finish

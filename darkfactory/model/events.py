@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 
 from attrs import field, frozen
 
 from darkfactory.model.drift import DriftAlert
 from darkfactory.model.ends import Verdict
 from darkfactory.model.fleet import AgentDefinition
+from darkfactory.model.messages import HandoffContext, Sent
 from darkfactory.model.providers import Spending
 from darkfactory.model.signals import Totals, Waiting
 
@@ -76,6 +78,42 @@ class DiskChecked(Event):
 
 
 @frozen
+class WorktreesCounted(Event):
+    """How many worktrees there are; told when it changed."""
+
+    count: int
+    """Those of runs that live are not among them."""
+
+
+@frozen
+class WorktreeMade(Event):
+    """A run has a worktree and a branch of its own."""
+
+    run_id: str
+    path: Path
+    branch: str
+    commit: str
+    """Where the branch began."""
+
+
+@frozen
+class WorktreeSettled(Event):
+    """It is decided what becomes of the worktree of a run that is over, of this life or of a former one."""
+
+    run_id: str
+    agent: str
+    path: Path
+    kept: str | None
+    """Why it is kept; None: it was removed, and nothing was lost by that."""
+    branches: tuple[str, ...] = ()
+    """Where its work is."""
+    commits: int = 0
+    """Those on them that the branch that it began on does not contain."""
+    rescued: int = 0
+    """Changed files that were committed for it."""
+
+
+@frozen
 class RunStarted(Event):
     """A run's process exists."""
 
@@ -131,6 +169,31 @@ class RunEnded(Event):
     """What its output told of it."""
     spent: Spending = field(factory=Spending)
     """See `OutputSeen.spent`."""
+    sent: Sent = field(factory=Sent)
+    """What it wrote for other agents; of a run that succeeded."""
+
+
+@frozen
+class WarmReady(Event):
+    """A process that was started ahead exists, and waits for its prompt."""
+
+    agent: str
+    run_id: str
+    pid: int
+
+
+@frozen
+class WarmEnded(Event):
+    """Such a process is gone, and no run has taken it over."""
+
+    agent: str
+    run_id: str
+    detail: str
+    """Why, for a person."""
+    exit_code: int | None = None
+    """See `RunEnded`."""
+    unreaped: tuple[str, ...] = ()
+    """See `RunEnded`."""
 
 
 @frozen
@@ -158,6 +221,32 @@ class StartAsked(Event):
     agent: str
     request: int
     """Names the asker, who gets an `actions.Answer` with this number."""
+
+
+@frozen
+class MessageSent(Event):
+    """A person or a program sends a message."""
+
+    text: str
+    to: str | None
+    """An agent; None for the one that the router finds."""
+    capabilities: tuple[str, ...]
+    """Required of the one that it finds."""
+    sender: str | None
+    id: str | None
+    """None when the sender does not care to name it."""
+    ttl_secs: float
+    request: int
+
+
+@frozen
+class HandoffAsked(Event):
+    """A program hands over for an agent; the file is on the disk."""
+
+    context: HandoffContext
+    """Stamped: id, sender, receiver and time are set, and both are agents."""
+    file: str
+    request: int
 
 
 @frozen

@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 
 from attrs import evolve, field, frozen
 
+from darkfactory.model.routing import RoutingConfig
+
 
 class AgentLayer(Enum):
     """The three layers of a fleet; the value is the word used in TOML, logs and tables."""
@@ -84,6 +86,15 @@ class Permissions(Enum):
     """It may run any command as the user."""
 
 
+class Isolation(Enum):
+    """Where the runs of an agent work."""
+
+    SHARED = "shared"
+    """In `working_dir`, with all the others."""
+    WORKTREE = "worktree"
+    """Each in a git worktree and on a branch of its own."""
+
+
 TOOL_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "bash": frozenset(),
@@ -109,6 +120,9 @@ PREFIXED_MODELS = frozenset({"opencode", "pi"})
 """Built-in tools whose models are named PROVIDER/MODEL."""
 LACKING: Mapping[str, frozenset[Permissions]] = MappingProxyType({"pi": frozenset({Permissions.WORKSPACE_WRITE})})
 """The permissions that a tool has no way to hold an agent to."""
+WAIT_FOR_PROMPT = frozenset({"codex", "demo", "pi"})
+"""Built-in tools that may be started before there is a prompt: they wait for the end of their standard input, however
+long that takes, and use nothing meanwhile. Most of the others give up after seconds (docs/tools.md)."""
 
 
 @frozen(repr=False)
@@ -311,6 +325,9 @@ class AgentDefinition:
     schedule: str | None = None
     """A cron expression: required in Core, refused elsewhere."""
     capabilities: tuple[str, ...] = ()
+    """What it can be given tasks for; compared without regard to case, hyphens, underscores and spaces."""
+    accepts_from: tuple[str, ...] | None = None
+    """The agents that may send to it; None means all. Those who are no agents may in any case."""
     max_memory_bytes: int | None = None
     """None means no limit."""
     enabled: bool = True
@@ -353,6 +370,11 @@ class AgentDefinition:
     max_output_bytes: int = 256 * 1024**2
     reserve: tuple[Reservation, ...] = ()
     """What each of its runs has leases on."""
+    warm: int = 0
+    """Processes that are started ahead and wait for their prompt (Growth)."""
+    warm_idle_secs: float = 3600.0
+    """One that has waited this long is ended, and another one started in its place."""
+    isolation: Isolation = Isolation.SHARED
 
     @timeout_secs.default
     def _timeout_by_layer(self) -> float | None:
@@ -408,12 +430,15 @@ class OrchestratorConfig:
     """How long runs, and parts of the journal that the next start does not need, are kept."""
     keep_bytes: int = 10 * 1024**3
     """What the directories of ended runs may take, of all agents together."""
+    max_worktrees: int = 50
+    """Kept worktrees, with those of the runs that live, at which no run that wants one is started."""
     containment: Containment = Containment.AUTO
     layers: Mapping[AgentLayer, LayerConfig] = field(factory=_one_per_layer)
     tools: Mapping[str, ToolConfig] = field(factory=dict)
     providers: Mapping[str, ProviderConfig] = field(factory=dict)
     agent_mail: AgentMailConfig | None = None
     """None where the gate alone gives leases."""
+    routing: RoutingConfig = field(factory=RoutingConfig)
     source: Path | None = None
     """The fleet file, resolved; None for a fleet made in a program."""
 
@@ -423,6 +448,11 @@ class OrchestratorConfig:
             if definition.name == name:
                 return definition
         raise KeyError(name)
+
+    @property
+    def isolates(self) -> bool:
+        """Some agent's runs have worktrees of their own."""
+        return any(agent.isolation is Isolation.WORKTREE for agent in self.agents)
 
     def providers_in_use(self) -> frozenset[str]:
         """Those of the agents and of their fallbacks."""

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from enum import Enum
 from math import inf
+from pathlib import Path
 
 from attrs import field, frozen
 
 from darkfactory.model.actions import Cause, Stop
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig, Reservation
+from darkfactory.model.messages import Mail
 from darkfactory.model.providers import Block, DaySpending, Minutes, Provider, RateLimitTracker, Spending
 from darkfactory.model.signals import Waiting
 
@@ -48,6 +50,8 @@ class Run:
     """What was counted for it at its provider: never less than one call."""
     phase: Phase = Phase.STARTING
     pid: int | None = None
+    worktree: Path | None = None
+    """None while it has none, or shares `working_dir`."""
     last_output: float | None = None
     """None until it printed something."""
     output_bytes: int = 0
@@ -105,6 +109,24 @@ class Hold:
 
 
 @frozen
+class Warm:
+    """A process that was started ahead of its run, and waits for its prompt. Times are Trio seconds."""
+
+    id: str
+    """That of the run that may take it over."""
+    definition: AgentDefinition
+    """What it was started with."""
+    since: float
+    ready_at: float | None = None
+    """When it was there; None while it is being started."""
+    pid: int | None = None
+    said: bool = False
+    """It has printed something."""
+    ending: str | None = None
+    """Why it is being ended; None while it is wanted."""
+
+
+@frozen
 class AgentState:
     """One agent. Times are Trio seconds unless a field says UTC."""
 
@@ -133,6 +155,14 @@ class AgentState:
     """Those of them that came after an earlier run of the same request, or of an always-on agent."""
     runs_on: tuple[date, int] | None = None
     """The civil day of the last admission and how many there were on it, without those that were turned away."""
+    warm: tuple[Warm, ...] = ()
+    """Processes that wait for its next runs, those that are being started or ended included; in the order of starts."""
+    warmed: int = 0
+    """How many have been started since the factory was."""
+    warm_deaths: int = 0
+    """How many of them in a row were lost before they could be used."""
+    warm_not_before: float = -inf
+    """When the next one may be started, after that."""
     wake_at: float = inf
     """Its entry in `State.wakes`; never later than its next deadline."""
 
@@ -184,6 +214,8 @@ class State:
     """It is known which programs there are, and every agent was reconciled once."""
     disk_low: str | None = None
     """What was found where there is less room than `min_free_bytes`; None while there is enough."""
+    worktrees: int = 0
+    """Those that are there, besides those of the runs that live."""
     wakes: tuple[tuple[float, str], ...] = ()
     """A heap of (instant, agent): when an agent must be looked at next, at the latest."""
     sweep_at: float = inf
@@ -192,9 +224,13 @@ class State:
     """Makes run ids and jitter, so that one seed and one history give one future."""
     begun: int = 0
     """Runs admitted so far."""
+    posts: int = 0
+    """Messages accepted so far."""
     rate_limits: RateLimitTracker = field(factory=RateLimitTracker)
     providers: Mapping[str, Provider] = field(factory=dict)
     """By key: those of the agents and of their fallbacks."""
+    mail: Mail = field(factory=Mail)
+    """Of agents that are declared."""
     undeclared: Durable = field(factory=lambda: Durable())
     """What the journal remembers of agents that are not in the fleet file; it stays as it was."""
 
@@ -237,5 +273,6 @@ class Durable:
     """By provider."""
     blocks: Mapping[str, Block] = field(factory=dict)
     """By provider; who tries is not remembered."""
+    mail: Mail = field(factory=Mail)
     told_until: datetime | None = field(default=None, eq=False)
     """When the newest record was written: until then, at least, the factory lived. None where there is none."""

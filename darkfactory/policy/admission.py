@@ -11,13 +11,13 @@ from typing import Final
 
 from attrs import frozen
 
-from darkfactory.model.actions import Cause, Queue, Refuse
+from darkfactory.model.actions import LEVEL, Cause, Queue, Refuse
 from darkfactory.model.events import Moment
-from darkfactory.model.fleet import AgentLayer, OrchestratorConfig
+from darkfactory.model.fleet import AgentLayer, Isolation, OrchestratorConfig
 from darkfactory.model.state import AgentState, Request
 
 REQUEST_TTL_SECS: Final = 3600.0
-"""How long an operator's request and a retry may wait. (An occurrence has `catchup_secs`; always-on never ends.)"""
+"""How long an operator's request and a retry may wait. (An occurrence has `catchup_secs`; those of `LEVEL` last.)"""
 
 ON_TIME_SECS: Final = 5.0
 """An occurrence this late counts as on time, whatever `catchup_secs` says: a busy machine is no misfire."""
@@ -45,6 +45,8 @@ class Surroundings:
     """What the agent waits for because it restarts together with others; None when it need not."""
     reserved: Queue | None = None
     """Who has taken what it reserves; None when it can have all of it."""
+    worktrees: int = 0
+    """`Draft.worktrees_in_use`; asked for only where the agent wants one."""
 
 
 def admit(agent: AgentState, request: Request, around: Surroundings) -> Queue | Refuse | None:
@@ -72,7 +74,7 @@ def _refusal(agent: AgentState, request: Request, around: Surroundings) -> Refus
 
 def _lateness(agent: AgentState, request: Request, when: Moment) -> Refuse | None:
     definition = agent.definition
-    if request.cause is Cause.ALWAYS_ON or request.waits_for in PROVIDER_WAITS:
+    if request.cause in LEVEL or request.waits_for in PROVIDER_WAITS:
         return None
     if request.occurrence is not None and request.attempt == 1:
         allowed = max(definition.catchup_secs, ON_TIME_SECS) + definition.jitter_secs
@@ -96,6 +98,12 @@ def _wait(agent: AgentState, request: Request, around: Surroundings) -> Queue | 
         return around.provider
     if around.reserved is not None:
         return around.reserved
+    limit = around.config.max_worktrees
+    if agent.definition.isolation is Isolation.WORKTREE and around.worktrees >= limit:
+        remedy = "merge what is worth it, then remove some: darkfactory worktrees FLEET --prune"
+        return Queue(
+            "max_worktrees", f"{around.worktrees} worktrees are kept or in use, max_worktrees is {limit}; {remedy}"
+        )
     if around.live_runs >= around.config.max_concurrent_runs:
         return Queue("max_concurrent_runs", f"{around.live_runs} runs live")
     return None

@@ -19,10 +19,21 @@ from darkfactory.model.actions import Action, Cause, Queue, Refuse, Severity
 from darkfactory.model.ends import ErrorClass, Reason, Verdict
 from darkfactory.model.events import Event, Moment
 from darkfactory.model.fleet import AgentLayer, OrchestratorConfig, Overlap
+from darkfactory.model.messages import Mail
 from darkfactory.model.providers import DaySpending, Provider, RateLimitTracker
 from darkfactory.model.signals import Waiting
 from darkfactory.model.state import AgentState, Durable, Phase, Request, Run, State
-from darkfactory.policy import admission, correction, providers, redefinition, restart, shutdown, siblings
+from darkfactory.policy import (
+    admission,
+    correction,
+    messages,
+    pool,
+    providers,
+    redefinition,
+    restart,
+    shutdown,
+    siblings,
+)
 from darkfactory.policy.chance import fraction
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import one_run_less, timestamp
@@ -51,8 +62,9 @@ def initial(
     `ToolsChecked`, which tells what can start at all. `announcing` names the agents whose tools announce themselves,
     `resume` those whose hold a person ends with this start.
     """
-    undeclared = _undeclared(config, durable)
-    draft = Draft.of(State(config, {}, sweep_at=when.at + SWEEP_SECS, seed=seed, undeclared=undeclared), when)
+    undeclared, mail = _undeclared(config, durable)
+    state = State(config, {}, sweep_at=when.at + SWEEP_SECS, seed=seed, mail=mail, undeclared=undeclared)
+    draft = Draft.of(state, when)
     forgotten: set[tuple[str, Cause]] = set()
     draft.rate_limits = RateLimitTracker.of(durable.calls)
     for name in sorted({*durable.spent_on, *durable.blocks, *config.providers, *config.providers_in_use()}):
@@ -75,6 +87,7 @@ def initial(
             forgotten.add((definition.name, Cause.CRON))
     for run_id, name in durable.alive.items():
         draft.record("run_ended", Severity.WARNING, run=run_id, agent=name, reason=Reason.LOST.value)
+        messages.over(draft, name, run_id)
     for (name, cause), waits in durable.pending.items():
         if name in draft.agents and (name, cause) not in forgotten:
             definition = draft.agents[name].definition
@@ -122,16 +135,27 @@ def _waited_on(draft: Draft, request: Request, until: datetime, durable: Durable
         enqueue(draft, evolve(request, until=longer), Queue("starting", "the factory is starting"))
 
 
-def _undeclared(config: OrchestratorConfig, durable: Durable) -> Durable:
-    """What belongs to agents that are not in the fleet file: kept for the day on which they are again."""
+def _undeclared(config: OrchestratorConfig, durable: Durable) -> tuple[Durable, Mail]:
+    """What belongs to agents that are not in the fleet file, kept for the day on which they are again; and all others'
+    mail.
+    """
     declared = {definition.name for definition in config.agents}
-    return Durable(
+    boxes = durable.mail.boxes
+    lost = {
+        name: tuple(evolve(message, run=None, delivered=False) for message in box)
+        for name, box in boxes.items()
+        if name not in declared
+    }
+    mail = Mail({name: box for name, box in boxes.items() if name in declared}, durable.mail.known)
+    undeclared = Durable(
         cursors={name: cursor for name, cursor in durable.cursors.items() if name not in declared},
         holds={name: hold for name, hold in durable.holds.items() if name not in declared},
         bad_ends={name: ends for name, ends in durable.bad_ends.items() if name not in declared},
         pending={key: waits for key, waits in durable.pending.items() if key[0] not in declared},
         runs_on={name: runs for name, runs in durable.runs_on.items() if name not in declared},
+        mail=Mail(lost),
     )
+    return undeclared, mail
 
 
 def _arm(draft: Draft, name: str, durable: Durable) -> bool:
@@ -165,6 +189,13 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             _tools_checked(draft, event)
         case events.DiskChecked():
             _disk_checked(draft, event)
+        case events.WorktreesCounted():
+            draft.gate_moved = draft.gate_moved or event.count < draft.worktrees
+            draft.worktrees = event.count
+        case events.WorktreeMade():
+            _worktree_made(draft, event)
+        case events.WorktreeSettled():
+            _worktree_settled(draft, event)
         case events.Spawn():
             _occurrence(draft, event)
         case events.RunStarted():
@@ -177,12 +208,20 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             _memory_exceeded(draft, event)
         case events.RunEnded():
             _run_ended(draft, event)
+        case events.WarmReady():
+            pool.ready(draft, event)
+        case events.WarmEnded():
+            pool.ended(draft, event)
         case events.Drifted():
             correction.correct(draft, event.alert)
         case events.DefinitionRead():
             redefinition.redefine(draft, event)
         case events.StartAsked():
             _start_asked(draft, event)
+        case events.MessageSent():
+            messages.sent(draft, event)
+        case events.HandoffAsked():
+            messages.handed_over(draft, event)
         case events.HoldAsked():
             _hold_asked(draft, event)
         case events.ResumeAsked():
@@ -246,6 +285,7 @@ def _disk_checked(draft: Draft, event: events.DiskChecked) -> None:
     was_low, is_low = draft.disk_low is not None, event.free_bytes < draft.config.min_free_bytes
     draft.disk_low = event.what if is_low else None
     draft.gate_moved = True
+    draft.touched.update({name: None for name, agent in draft.agents.items() if agent.definition.warm})
     if is_low and not was_low:
         draft.record("disk_low", Severity.ERROR, durable=False, detail=event.what)
     elif was_low and not is_low:
@@ -291,6 +331,39 @@ def _jittered(draft: Draft, name: str, occurrence: datetime) -> float:
     return draft.when.at + jitter - late
 
 
+def _worktree_made(draft: Draft, event: events.WorktreeMade) -> None:
+    run = draft.run(event.run_id)
+    if run is not None:
+        draft.change_run(run, worktree=event.path)
+        draft.record(
+            "worktree_made",
+            durable=False,
+            run=run.id,
+            agent=run.agent,
+            worktree=str(event.path),
+            branch=event.branch,
+            commit=event.commit,
+        )
+
+
+def _worktree_settled(draft: Draft, event: events.WorktreeSettled) -> None:
+    run, path = event.run_id, str(event.path)
+    if event.kept is None:
+        draft.record("worktree_removed", durable=False, run=run, agent=event.agent, worktree=path)
+        return
+    draft.record(
+        "worktree_kept",
+        durable=False,
+        run=run,
+        agent=event.agent,
+        worktree=path,
+        branches=list(event.branches),
+        why=event.kept,
+        commits=event.commits,
+        rescued=event.rescued,
+    )
+
+
 def _run_started(draft: Draft, event: events.RunStarted) -> None:
     run = draft.run(event.run_id)
     if run is None:
@@ -298,11 +371,13 @@ def _run_started(draft: Draft, event: events.RunStarted) -> None:
     phase = Phase.RUNNING if run.phase is Phase.STARTING else run.phase
     draft.change_run(run, phase=phase, pid=event.pid)
     draft.record("run_started", durable=False, run=run.id, agent=run.agent, pid=event.pid)
+    messages.delivered(draft, run)
 
 
 def _output_seen(draft: Draft, event: events.OutputSeen) -> None:
     run = draft.run(event.run_id)
     if run is None:
+        pool.said(draft, event)
         return
     at = event.when.at
     run = draft.change_run(
@@ -355,6 +430,7 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
     verdict = event.verdict
     after = restart.AFTER[verdict.reason]
     totals = asdict(event.totals, filter=lambda _, value: bool(value))
+    messages.send(draft, run, event.sent)  # on the record before its end is, so that a crash between them loses nothing
     del draft.runs[run.id]
     draft.record(
         "run_ended",
@@ -394,15 +470,22 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
     draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits, refusals=refusals, runs_on=runs_on, wake_at=inf)
     draft.actions.append(correction.judged(run.agent, verdict.reason))
     draft.gate_moved = True
+    planned: Again | None = None
     if after.counts and restart.exceeds_intensity(bad_ends, layer):
         if agent.hold is None:
             detail = f"{len(bad_ends)} bad ends within {layer.period_secs:g} s, the last: {verdict.detail}"
             correction.hold(draft, run.agent, "crash_loop", detail)
     elif agent.hold is None:
-        _plan_again(draft, run, verdict, len(bad_ends))
+        planned = _plan_again(draft, run, verdict, len(bad_ends))
+    messages.over(draft, run.agent, run.id, again=planned in _SAME_WORK)
 
 
-def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None:
+_SAME_WORK: Final = {Again.CURED, Again.RETRIED, Again.REPEATED}
+"""After an end of which this follows, the next run does what this one did."""
+
+
+def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> Again | None:
+    """Plan what follows a run's end, as far as it is planned now; which that is."""
     agent = draft.agents[run.agent]
     layer = draft.config.layers[run.layer]
     again = restart.after(verdict.reason, run.layer)
@@ -412,14 +495,14 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None
         case Again.BACKED_OFF | Again.RETRIED if unfit:  # it waits for its own provider, as if there were no fallback
             again, delay, delayed_by = Again.CURED, 0.0, "throttled"
         case Again.NO | Again.RECONCILED:
-            return
+            return None
         case Again.CURED if verdict.reason is Reason.DISK:
             delay, delayed_by = 0.0, "disk"  # nothing to wait for but the gate
         case Again.CURED if verdict.reason is Reason.RESERVED:
             delay, delayed_by = restart.lease_wait(agent.refusals), "agent_mail"
             waits = Queue("agent_mail", f"{verdict.detail}; asked again in {delay:g} s")
         case Again.CURED if verdict.error_class is ErrorClass.BUDGET and run.layer is not AgentLayer.SAFETY:
-            return  # its own; it is not given again by waiting: begun anew, the run would spend as much once more
+            return None  # its own; it is not given again by waiting: begun anew, the run would spend as much once more
         case Again.CURED if (obstacle := providers.obstacle(draft, run.provider)) is not None:
             delay, delayed_by, waits = 0.0, obstacle.reason, obstacle  # nor here
         case Again.CURED:
@@ -430,8 +513,8 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None
                 delayed_by = "budget"
         case Again.COOLED:
             delay, delayed_by = layer.success_cooldown_secs, "cooldown"
-        case Again.RETRIED if run.attempt - run.excused > agent.definition.retries or verdict.retryable is False:
-            return
+        case Again.RETRIED if _exhausted(draft, run, verdict):
+            return None
         case Again.BACKED_OFF | Again.RETRIED | Again.REPEATED:
             delay = restart.backoff(bad_ends, layer, fraction(draft.seed, "backoff", run.id))
             delayed_by = "backoff"
@@ -447,7 +530,7 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None
             reason="superseded",
             detail="a newer request of the same kind waits already",
         )
-        return
+        return again
     request = Request(
         run.agent,
         run.cause,
@@ -462,6 +545,13 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> None
     if delayed_by != "agent_mail" and (waits is not None or unfit):  # where it would run now may be another provider
         waits = providers.choose(draft, request).waits or waits
     enqueue(draft, request, waits or Queue(delayed_by, f"for {delay:.1f} s" if delay else ""))
+    return again
+
+
+def _exhausted(draft: Draft, run: Run, verdict: Verdict) -> bool:
+    """Whether there is no further attempt after a bad end. What was never told is not given up before its time."""
+    retries = draft.agents[run.agent].definition.retries
+    return (run.attempt - run.excused > retries or verdict.retryable is False) and not messages.owes(draft, run)
 
 
 def _start_asked(draft: Draft, event: events.StartAsked) -> None:
@@ -500,5 +590,8 @@ def _resume(draft: Draft, name: str) -> bool:
 
 
 def _answer(draft: Draft, event: Event) -> None:
+    if draft.posted is not None:
+        assert isinstance(event, events.MessageSent | events.HandoffAsked)
+        draft.actions.append(actions.Answer(event.request, messages.outcome(draft, draft.posted)))
     if isinstance(event, events.StartAsked):
         draft.actions.append(actions.Answer(event.request, draft.outcomes[event.agent, Cause.OPERATOR]))

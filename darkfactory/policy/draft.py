@@ -7,17 +7,31 @@ once, collects those steps and the actions that they call for, and becomes the n
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf
+from types import MappingProxyType
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
-from darkfactory.model.actions import Action, Admission, Cause, Record, Severity
+from darkfactory.model.actions import Action, Admission, Cause, Record, Refuse, Severity
 from darkfactory.model.events import Moment
-from darkfactory.model.fleet import OrchestratorConfig
+from darkfactory.model.fleet import Isolation, OrchestratorConfig
+from darkfactory.model.messages import Mail
 from darkfactory.model.providers import Provider, RateLimitTracker
+from darkfactory.model.routing import Route
 from darkfactory.model.state import AgentState, Durable, Regroup, Request, Run, State, Stopping
+
+
+@frozen
+class Posted:
+    """A message that was accepted or refused."""
+
+    id: str
+    agent: str | None
+    """Whom it is for; None when there is nobody."""
+    refusal: Refuse | None
+    route: Route | None = None
 
 
 @define(eq=False)
@@ -33,12 +47,15 @@ class Draft:
     regroup: Regroup | None
     looked_at: bool
     disk_low: str | None
+    worktrees: int
     wakes: list[tuple[float, str]]
     sweep_at: float
     seed: int
     begun: int
+    posts: int
     rate_limits: RateLimitTracker
     providers: dict[str, Provider]
+    mail: Mail
     undeclared: Durable
     actions: list[Action] = field(factory=list)
     touched: dict[str, None] = field(factory=dict)
@@ -49,6 +66,8 @@ class Draft:
     """So much of it that every request that waits is to be asked about."""
     outcomes: dict[tuple[str, Cause], Admission] = field(factory=dict)
     """What the gate last said, by the request's key."""
+    posted: Posted | None = None
+    """The message that somebody asks about."""
 
     @classmethod
     def of(cls, state: State, when: Moment) -> Draft:
@@ -63,12 +82,15 @@ class Draft:
             regroup=state.regroup,
             looked_at=state.looked_at,
             disk_low=state.disk_low,
+            worktrees=state.worktrees,
             wakes=list(state.wakes),
             sweep_at=state.sweep_at,
             seed=state.seed,
             begun=state.begun,
+            posts=state.posts,
             rate_limits=state.rate_limits,
             providers=dict(state.providers),
+            mail=state.mail,
             undeclared=state.undeclared,
         )
 
@@ -84,20 +106,31 @@ class Draft:
             regroup=self.regroup,
             looked_at=self.looked_at,
             disk_low=self.disk_low,
+            worktrees=self.worktrees,
             wakes=tuple(self.wakes),
             sweep_at=self.sweep_at,
             seed=self.seed,
             begun=self.begun,
+            posts=self.posts,
             rate_limits=self.rate_limits,
             providers=self.providers,
+            mail=self.mail,
             undeclared=self.undeclared,
         )
         return state, tuple(self.actions)
 
-    def record(self, kind: str, severity: Severity = Severity.INFO, *, durable: bool = True, **data: Any) -> None:
+    def record(
+        self,
+        kind: str,
+        severity: Severity = Severity.INFO,
+        *,
+        durable: bool = True,
+        journal_only: Mapping[str, Any] = MappingProxyType({}),
+        **data: Any,
+    ) -> None:
         """Journal and log something; None values are left out."""
         told = {key: value for key, value in data.items() if value is not None}
-        self.actions.append(Record(kind, self.when, severity, told, durable))
+        self.actions.append(Record(kind, self.when, severity, told, durable, journal_only))
 
     def change(self, name: str, **changes: Any) -> AgentState:
         """Change fields of an agent and have it reconciled; the changed agent."""
@@ -120,6 +153,11 @@ class Draft:
         """Every run without a verdict."""
         runs = (self.agents[name].run for name in self.runs.values())
         return [run for run in runs if run is not None]
+
+    def worktrees_in_use(self) -> int:
+        """Those that are kept, and those of the runs that live, which may not have them yet."""
+        isolated = (self.agents[name].definition.isolation is Isolation.WORKTREE for name in self.runs.values())
+        return self.worktrees + sum(isolated)
 
     def wake(self, name: str, at: float) -> None:
         """Have the agent looked at again at `at`, unless it will be sooner."""

@@ -12,11 +12,12 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from attrs import evolve
+from attrs import asdict, evolve
 
-from darkfactory.model.actions import Cause, Record
+from darkfactory.model.actions import LEVEL, Cause, Record
 from darkfactory.model.ends import ErrorClass, Reason
 from darkfactory.model.events import Moment
+from darkfactory.model.messages import Mail, Message
 from darkfactory.model.providers import Block, DaySpending, RateLimitTracker, Spending
 from darkfactory.model.state import Durable, Hold, Pending, State
 from darkfactory.policy.restart import AFTER, turned_away, within_period
@@ -40,7 +41,7 @@ def one_run_less(runs_on: tuple[date, int]) -> tuple[date, int]:
 
 def line_of(record: Record) -> dict[str, Any]:
     """The JSON object that stands for a record in the journal."""
-    return {"utc": timestamp(record.when.utc), "kind": record.kind, **record.data}
+    return {"utc": timestamp(record.when.utc), "kind": record.kind, **record.data, **record.journal_only}
 
 
 def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
@@ -57,6 +58,7 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
     calls = RateLimitTracker()
     spent_on: dict[str, DaySpending] = {}
     blocks: dict[str, Block] = {}
+    mail = Mail()
     told_until: datetime | None = None
 
     for line in lines:
@@ -70,6 +72,7 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 pending, alive, runs_on = dict(durable.pending), dict(durable.alive), dict(durable.runs_on)
                 calls = RateLimitTracker.of(durable.calls)
                 spent_on, blocks = dict(durable.spent_on), dict(durable.blocks)
+                mail = durable.mail
             case "schedule_armed":
                 cursors[agent] = (line["schedule"], utc)
                 pending.pop((agent, Cause.CRON), None)
@@ -81,7 +84,7 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 # a repaired journal may not know the schedule any more; then it is armed anew
                 cursors[agent] = (cursors[agent][0] if agent in cursors else "", scheduled)
                 pending[agent, Cause.CRON] = Pending(utc, scheduled)
-            case "queued" if line["cause"] != Cause.ALWAYS_ON.value:
+            case "queued" if Cause(line["cause"]) not in LEVEL:
                 occurrence = instant(line["occurrence"]) if line.get("occurrence") else None
                 until = instant(line["until"]) if line.get("until") else None
                 pending[agent, Cause(line["cause"])] = Pending(
@@ -97,6 +100,7 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
             case "run_begun":
                 pending.pop((agent, Cause(line["cause"])), None)
                 alive[line["run"]] = agent
+                mail = mail.give(agent, line.get("messages", ()), line["run"]) if "messages" in line else mail
                 day = utc.astimezone(zone).date()
                 before = runs_on.get(agent)
                 runs_on[agent] = (day, before[1] + 1 if before is not None and before[0] == day else 1)
@@ -114,8 +118,17 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 blocks[line["provider"]] = Block(instant(line["until"]), line["times"], error, line["detail"])
             case "provider_serves":
                 blocks.pop(line["provider"], None)
+            case "message":
+                mail = mail.accept(_message(line), named=line.get("named", False))
+            case "messages_delivered":
+                mail = mail.deliver(agent, line["run"])
+            case "messages_done":
+                mail = mail.remove(agent, line["ids"])
+            case "message_expired":
+                mail = mail.remove(agent, {line["id"]})
             case "run_ended":
                 alive.pop(line["run"], None)
+                mail = mail.take_back(agent, line["run"]) if agent in mail.boxes else mail
                 reason, error_class = Reason(line["reason"]), line.get("error_class")
                 if AFTER[reason].counts:
                     bad_ends.setdefault(agent, []).append(utc)
@@ -128,8 +141,8 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 bad_ends.pop(agent, None)
             case _:
                 pass
-    ends_by_agent = {name: tuple(ends) for name, ends in bad_ends.items()}
-    return Durable(cursors, holds, ends_by_agent, pending, alive, runs_on, calls.calls, spent_on, blocks, told_until)
+    ends = {name: tuple(ends) for name, ends in bad_ends.items()}
+    return Durable(cursors, holds, ends, pending, alive, runs_on, calls.calls, spent_on, blocks, mail, told_until)
 
 
 def durable_of(state: State, when: Moment) -> Durable:
@@ -152,7 +165,7 @@ def durable_of(state: State, when: Moment) -> Durable:
         counting = within_period(agent.bad_ends, layers[agent.definition.layer], when.at)
         bad_ends[name] = tuple(when.utc - timedelta(seconds=when.at - end) for end in counting)
     for key, request in state.queue.items():
-        if request.cause is not Cause.ALWAYS_ON:
+        if request.cause not in LEVEL:
             pending[key] = Pending(
                 request.wanted_at,
                 request.occurrence,
@@ -165,7 +178,13 @@ def durable_of(state: State, when: Moment) -> Durable:
     spent_on = {name: each.spent_on for name, each in state.providers.items() if each.spent_on != DaySpending()}
     blocks = {name: evolve(each.block, probe=None) for name, each in state.providers.items() if each.block is not None}
     calls = state.rate_limits.calls
-    return Durable(cursors, holds, bad_ends, pending, dict(state.runs), runs_on, calls, spent_on, blocks)
+    kept_boxes = {
+        name: waiting
+        for name, box in kept.mail.boxes.items()
+        if (waiting := tuple(message for message in box if message.expires > when.utc))
+    }
+    mail = Mail({**kept_boxes, **state.mail.boxes}, state.mail.known)
+    return Durable(cursors, holds, bad_ends, pending, dict(state.runs), runs_on, calls, spent_on, blocks, mail)
 
 
 def snapshot(durable: Durable, when: Moment) -> Record:
@@ -203,6 +222,8 @@ def snapshot(durable: Durable, when: Moment) -> Record:
                 provider: [timestamp(block.until), block.times, block.error.value, block.detail]
                 for provider, block in durable.blocks.items()
             },
+            "mail": [_line_of(message) for box in durable.mail.boxes.values() for message in box],
+            "known": {each: timestamp(until) for each, until in durable.mail.known.items()},
         },
     )
 
@@ -231,6 +252,38 @@ def from_snapshot(line: Mapping[str, Any]) -> Durable:
             provider: Block(instant(until), times, ErrorClass(error), detail)
             for provider, (until, times, error, detail) in line.get("blocks", {}).items()
         },
+        mail=_mail(line),
+    )
+
+
+def _mail(line: Mapping[str, Any]) -> Mail:
+    boxes: dict[str, tuple[Message, ...]] = {}
+    for each in line.get("mail", ()):
+        message = _message(each)
+        boxes[message.to] = (*boxes.get(message.to, ()), message)
+    return Mail(boxes, {each: instant(until) for each, until in line.get("known", {}).items()})
+
+
+def _line_of(message: Message) -> dict[str, Any]:
+    """A message in a snapshot: as its own line tells it, and what became of it since."""
+    told = asdict(message)
+    utc, expires = told.pop("sent"), told.pop("expires")
+    return {"utc": timestamp(utc), "agent": told.pop("to"), "expires": timestamp(expires), **told}
+
+
+def _message(line: Mapping[str, Any]) -> Message:
+    """From its own line, or from a snapshot."""
+    return Message(
+        line["id"],
+        line["agent"],
+        line["text"],
+        instant(line["utc"]),
+        instant(line["expires"]),
+        line.get("sender"),
+        line.get("hops", 0),
+        line.get("handoff"),
+        line.get("run"),
+        line.get("delivered", False),
     )
 
 

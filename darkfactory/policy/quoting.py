@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Final
 
@@ -21,3 +22,10 @@ def plain(text: str, longest: int = LONGEST) -> str:
 def fenced(text: str, longest: int = LONGEST) -> str:
     """The text as a block of code in Markdown, whose fence nothing in it can close."""
     return f"```\n{plain(text, longest).replace('`', chr(39))}\n```"
+
+
+def block(text: str) -> str:
+    """The text as it is, in a block of code in Markdown whose fence is longer than any in it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"

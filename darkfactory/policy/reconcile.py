@@ -12,14 +12,13 @@ from typing import assert_never
 
 from attrs import evolve
 
+from darkfactory.model.actions import LEVEL, Cause, Queue, Refuse, Severity, StartRun, Stop, StopRun
 from darkfactory.model.actions import Admit as Admitted
-from darkfactory.model.actions import Cause, Queue, Refuse, Severity, StartRun, Stop, StopRun
 from darkfactory.model.ends import Reason
-from darkfactory.model.fleet import AgentLayer
+from darkfactory.model.fleet import AgentLayer, Isolation
 from darkfactory.model.providers import Spending
-from darkfactory.model.state import Phase, Request, Run
-from darkfactory.policy import admission, limits, providers, reservations, siblings
-from darkfactory.policy.chance import token
+from darkfactory.model.state import AgentState, Phase, Request, Run
+from darkfactory.policy import admission, limits, messages, pool, providers, reservations, siblings
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
 
@@ -42,18 +41,26 @@ def reconcile(draft: Draft) -> None:
 
 def _reconcile_agent(draft: Draft, name: str) -> None:
     agent = draft.agents[name]
+    messages.expire(draft, name)
     if agent.run is not None:
-        announces = agent.announces and not agent.run.fallback  # of what it fell back on that is not known
-        limit = limits.next_limit(agent.run, agent.definition, announces=announces)
-        if limit is None:
-            return
-        if limit.at <= draft.when.at + admission.EARLY_SECS:
-            stop_run(draft, agent.run, limit.reason, limit.detail, lingered=limit.lingered)
-        else:
-            draft.wake_at_limit(name, limit.at)
+        _hold_to_limits(draft, agent, agent.run)
     elif agent.definition.layer is AgentLayer.SAFETY and draft.stopping is None:
         draft.queue.setdefault((name, Cause.ALWAYS_ON), Request(name, Cause.ALWAYS_ON, wanted_at=draft.when.utc))
         draft.gate_moved = True
+    elif agent.definition.layer is AgentLayer.GROWTH and draft.stopping is None:
+        messages.want_run(draft, name)
+    pool.look(draft, name)
+
+
+def _hold_to_limits(draft: Draft, agent: AgentState, run: Run) -> None:
+    announces = agent.announces and not run.fallback  # of what it fell back on that is not known
+    limit = limits.next_limit(run, agent.definition, announces=announces)
+    if limit is None:
+        return
+    if limit.at <= draft.when.at + admission.EARLY_SECS:
+        stop_run(draft, run, limit.reason, limit.detail, lingered=limit.lingered)
+    else:
+        draft.wake_at_limit(run.agent, limit.at)
 
 
 def stop_run(draft: Draft, run: Run, reason: Reason, detail: str, *, lingered: bool = False) -> Run:
@@ -77,10 +84,10 @@ def enqueue(draft: Draft, request: Request, waits: Queue) -> None:
 
 
 def drop(draft: Draft, request: Request, why: Refuse) -> None:
-    """Tell that a request will not start. An always-on one is wanted again at the next look: told when it changes."""
+    """Tell that a request will not start. One that is wanted again at the next look is told when that changes."""
     draft.outcomes[request.key] = why
     agent = draft.agents[request.agent]
-    if request.cause is not Cause.ALWAYS_ON:
+    if request.cause not in LEVEL:
         draft.record(
             "dropped",
             Severity.WARNING,
@@ -108,7 +115,13 @@ def may_begin_instead(draft: Draft, request: Request) -> bool:
                 leases.claim(other.agent, draft.agents[other.agent].definition.reserve)
     reserved = leases.obstacle(request.agent, agent.definition.reserve)
     around = admission.Surroundings(
-        draft.config, draft.when, len(draft.runs) - 1, draft.disk_low, provider, reserved=reserved
+        draft.config,
+        draft.when,
+        len(draft.runs) - 1,
+        draft.disk_low,
+        provider,
+        reserved=reserved,
+        worktrees=_worktrees(draft, agent),
     )
     return admission.admit(agent, evolve(request, not_before=-inf), around) is None
 
@@ -127,15 +140,27 @@ def ask_gate(
     """
     waits = obstacle.waits if obstacle is not None and request.agent in obstacle.members else None
     provider = providers.choose(draft, request, known).waits
-    wanted = draft.agents[request.agent].definition.reserve
+    agent = draft.agents[request.agent]
+    wanted = agent.definition.reserve
     reserved = leases.obstacle(request.agent, wanted)
     around = admission.Surroundings(
-        draft.config, draft.when, len(draft.runs), draft.disk_low, provider, waits, reserved
+        draft.config,
+        draft.when,
+        len(draft.runs),
+        draft.disk_low,
+        provider,
+        waits,
+        reserved,
+        _worktrees(draft, agent),
     )
-    answer = admission.admit(draft.agents[request.agent], request, around)
+    answer = admission.admit(agent, request, around)
     if answer is not None and answer is reserved:
         leases.claim(request.agent, wanted)
     return answer
+
+
+def _worktrees(draft: Draft, agent: AgentState) -> int:
+    return draft.worktrees_in_use() if agent.definition.isolation is Isolation.WORKTREE else 0
 
 
 def _pass_gate(draft: Draft, looked_at: Container[str]) -> None:
@@ -182,6 +207,8 @@ def _waits_on(draft: Draft, request: Request, obstacle: siblings.Obstacle | None
             return draft.agents[request.agent].run is not None
         case "max_concurrent_runs":
             return obstacle is None and len(draft.runs) >= draft.config.max_concurrent_runs
+        case "max_worktrees":
+            return obstacle is None and draft.worktrees_in_use() >= draft.config.max_worktrees
         case "throttled" | "budget" if (waits := providers.choose(draft, request, known).waits) is not None:
             return waits.reason == request.waits_for
         case waits_for:
@@ -201,7 +228,7 @@ def _made_to_wait(draft: Draft, request: Request, waits: Queue) -> Request:
 
 
 def _record_waiting(draft: Draft, request: Request, waits: Queue) -> None:
-    durable = request.cause is not Cause.ALWAYS_ON
+    durable = request.cause not in LEVEL
     draft.agents[request.agent] = evolve(draft.agents[request.agent], refused=None)
     draft.record(
         "queued",
@@ -224,7 +251,8 @@ def _begin(draft: Draft, request: Request) -> Run:
     definition = agent.definition
     when = draft.when
     place = providers.choose(draft, request)
-    run_id = f"{definition.name}-{when.utc:%Y%m%d-%H%M%S}-{token(draft.seed, draft.begun, timestamp(when.utc))}"
+    warm = None if place.fallback else pool.take(draft, definition.name)
+    run_id = pool.run_id(draft, definition.name, draft.begun) if warm is None else warm.id
     run = Run(
         id=run_id,
         agent=definition.name,
@@ -239,6 +267,7 @@ def _begin(draft: Draft, request: Request) -> Run:
         fell_back=place.fallback or request.fell_back,
         leases=definition.reserve,
         spent=providers.ONE_CALL if place.provider is not None else Spending(),
+        last_output=when.at if warm is not None and warm.said else None,  # it has announced itself
     )
     today = when.utc.astimezone(draft.config.timezone).date()
     so_far = agent.runs_on[1] if agent.runs_on is not None and agent.runs_on[0] == today else 0
@@ -254,6 +283,7 @@ def _begin(draft: Draft, request: Request) -> Run:
         runs_on=(today, so_far + 1),
     )
     siblings.begun(draft, definition.name)
+    given = messages.give(draft, run)
     draft.outcomes[request.key] = Admitted(run_id)
     draft.record(
         "run_begun",
@@ -264,7 +294,9 @@ def _begin(draft: Draft, request: Request) -> Run:
         attempt=request.attempt,
         provider=run.provider,
         fallback=run.fallback or None,
+        messages=[message.id for message in given] or None,
         leases=reservations.told(run.leases) or None,
+        warm=warm is not None or None,
     )
     providers.begun(draft, run, instead_of=draft.config.provider_of(definition) if run.fallback else None)
     draft.actions.append(
@@ -276,6 +308,8 @@ def _begin(draft: Draft, request: Request) -> Run:
             occurrence=request.occurrence,
             attempt=request.attempt,
             fallback=run.fallback,
+            messages=given,
+            warm=warm is not None,
         )
     )
     _reconcile_agent(draft, definition.name)

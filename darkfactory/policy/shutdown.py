@@ -10,7 +10,8 @@ from darkfactory.model.actions import Finish, Severity, Stop, StopLayer
 from darkfactory.model.ends import Reason
 from darkfactory.model.events import ShutdownAsked
 from darkfactory.model.fleet import STOP_ORDER, AgentLayer
-from darkfactory.model.state import Phase, Run, Stopping
+from darkfactory.model.state import Phase, Run, Stopping, Warm
+from darkfactory.policy import pool
 from darkfactory.policy.admission import EARLY_SECS
 from darkfactory.policy.draft import Draft
 
@@ -39,19 +40,28 @@ def step(draft: Draft) -> None:
     stopping = draft.stopping
     if stopping is None or stopping.finished:
         return
-    if not draft.runs:
+    live = _by_layer(draft)
+    if not live:
         _finish(draft, stopping, stopping.unreaped)
     elif draft.when.at >= stopping.bound_at - EARLY_SECS:
-        named = tuple(f"{run.pid or '(no pid)'} {run.id}" for run in draft.live())
+        unended: list[Run | Warm] = [*draft.live(), *pool.left(draft)]
+        named = tuple(f"{each.pid or '(no pid)'} {each.id}" for each in unended)
         _finish(draft, stopping, stopping.unreaped + named)
-    elif not stopping.killed and not any(run.layer is stopping.layer for run in draft.live()):
-        live: dict[AgentLayer, list[Run]] = {}
-        for run in draft.live():
-            live.setdefault(run.layer, []).append(run)
+    elif not stopping.killed and stopping.layer not in live:
         layer = next(layer for layer in STOP_ORDER if layer in live)
         draft.stopping = evolve(stopping, layer=layer)
         share = layer_grace(stopping.stop_by - draft.when.at, len(live))
         _stop_layer(draft, stopping.why, layer, live[layer], share)
+
+
+def _by_layer(draft: Draft) -> dict[AgentLayer, list[Run]]:
+    """The runs of each layer that has any, or has processes that wait for one: those are all in Growth."""
+    live: dict[AgentLayer, list[Run]] = {}
+    for run in draft.live():
+        live.setdefault(run.layer, []).append(run)
+    if any(pool.left(draft)):
+        live.setdefault(AgentLayer.GROWTH, [])
+    return live
 
 
 def layer_grace(left_secs: float, layers_left: int) -> float:
@@ -60,14 +70,14 @@ def layer_grace(left_secs: float, layers_left: int) -> float:
 
 
 def _kill_all(draft: Draft, why: str) -> None:
+    live = _by_layer(draft)
     for layer in STOP_ORDER:
-        runs = [run for run in draft.live() if run.layer is layer]
-        if runs:
-            _stop_layer(draft, why, layer, runs, 0.0)
+        if layer in live:
+            _stop_layer(draft, why, layer, live[layer], 0.0)
 
 
 def _stop_layer(draft: Draft, why: str, layer: AgentLayer, runs: list[Run], share: float) -> None:
-    stops: dict[str, Stop] = {}
+    stops = pool.stop_all(draft, why, share) if layer is AgentLayer.GROWTH else {}
     for run in runs:
         grace = min(share, draft.agents[run.agent].definition.grace_secs)
         first = run.stop if run.stop is not None else Stop(Reason.SHUTDOWN, grace, why)

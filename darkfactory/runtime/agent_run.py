@@ -8,10 +8,12 @@ kill, sweep, the last of the output, verdict.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import structlog
 import trio
@@ -19,13 +21,26 @@ from attrs import asdict, define, evolve, field, frozen
 
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process
+from darkfactory.devices.runstore import RunFiles
+from darkfactory.devices.worktrees import Settled
 from darkfactory.errors import SpawnFailed
-from darkfactory.model.actions import Queue, StartRun, Stop
+from darkfactory.model.actions import Queue, StartRun, StartWarm, Stop
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
-from darkfactory.model.events import DiskChecked, Moment, RunEnded, RunStarted
-from darkfactory.model.fleet import AgentDefinition, PromptVia
+from darkfactory.model.events import (
+    DiskChecked,
+    Moment,
+    RunEnded,
+    RunStarted,
+    WorktreeMade,
+    WorktreesCounted,
+    WorktreeSettled,
+)
+from darkfactory.model.fleet import AgentDefinition, Isolation, PromptVia
+from darkfactory.model.messages import Sent
 from darkfactory.model.signals import Finished, Usage
 from darkfactory.policy.history import timestamp
+from darkfactory.policy.messages import in_words
+from darkfactory.runtime.handoffs import write_down
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.intake import Intake
 from darkfactory.runtime.leases import LeaseKeeper
@@ -39,14 +54,20 @@ CLEANUP_SECS: Final = 30.0
 """Beyond the grace: the longest that killing, sweeping and reading the rest of the output may take."""
 DRAIN_SECS: Final = 10.0
 """Of these, the longest that reading may take; what is not read by then stays in the file and counts for nothing."""
+SETTLE_SECS: Final = 10.0
+"""Of these, the longest that settling a worktree may take; what is not done by then is left to a task of its own."""
+LAST_SETTLE_SECS: Final = 0.5
+"""The same beyond the grace while the factory stops, which waits no longer; then the next start does it."""
 REPORT_SECS: Final = 10.0
 """How long looking at the disk, and a place in the inbox, may keep a verdict waiting."""
-GIVE_BACK_SECS: Final = 1.0
-"""How long a shutdown waits for a server to take back a run's leases; else their time runs out."""
-GIVE_BACK_AT_REST_SECS: Final = 10.0
-"""The same where there is no hurry."""
+GIVE_BACK_SECS: Final = 10.0
+"""How long a server may take to have a run's leases back."""
+LAST_GIVE_BACK_SECS: Final = 1.0
+"""The same while the factory stops; then their time runs out."""
 FULL_BYTES: Final = 16 * 1024**2
 """With less room than this, or than `min_free_bytes` if that is less, a bad end is blamed on the disk."""
+MESSAGES: Final = "DARKFACTORY_MESSAGES"
+"""The variable that names the file with what a run is told; for programs whose task may be a script."""
 SESSIONS: Final = 16
 """Of this many of its sessions an agent's memory keeps the usage."""
 _MAY_BE_THE_DISKS: Final = {Reason.FAILED, Reason.STALLED, Reason.TIMED_OUT}
@@ -55,21 +76,18 @@ _log = structlog.get_logger("darkfactory")
 
 
 @define(eq=False)
-class RunHandle:
-    """What the supervisor holds of a run."""
+class Handle:
+    """What the supervisor holds of a process: the strings by which it is stopped."""
 
-    order: StartRun
-    journalled: int
-    """The journal's number of the admission: the run waits until that is durable."""
-    agent_scope: trio.CancelScope = field(factory=trio.CancelScope)
+    agent_scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Around the whole task of the run; cancelled to stop the agent."""
-    scope: trio.CancelScope = field(factory=trio.CancelScope)
+    scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Around its life; cancelled to stop the run."""
-    patience: trio.CancelScope = field(factory=trio.CancelScope)
+    patience: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     """Its deadline is the end of the grace."""
-    cleanup: trio.CancelScope = field(factory=lambda: trio.CancelScope(shield=True))
+    cleanup: trio.CancelScope = field(factory=lambda: trio.CancelScope(shield=True), init=False)
     """Shields the clean-up, and bounds it; cancelled only by a factory that no longer waits."""
-    stop: Stop | None = None
+    stop: Stop | None = field(default=None, init=False)
     """Why it is stopped; the first reason stays, the shortest grace holds."""
 
     def ask_to_stop(self, stop: Stop) -> None:
@@ -77,6 +95,50 @@ class RunHandle:
         if self.stop is None:
             self.stop = stop
         self.patience.deadline = min(self.patience.deadline, trio.current_time() + stop.grace_secs)
+
+
+@define(eq=False)
+class WarmHandle(Handle):
+    """What it holds of a process that waits for its run."""
+
+    order: StartWarm
+    waiting: Body[WarmHandle] | None = field(default=None, init=False)
+    """The process and its output, while a run can have them."""
+    taken: bool = field(default=False, init=False)
+    """A run has them, and the clean-up is that run's."""
+    gone: trio.Event = field(factory=trio.Event, init=False)
+    """They are not here any more, whether they were taken or have ended."""
+
+    def give(self, prompt: bytes) -> tuple[Process, Intake] | None:
+        """Deliver the prompt; the process with its output, which now are the caller's. No checkpoint.
+
+        None: it takes no prompt, and is ended where it has not ended already; `gone` tells when.
+        """
+        body, self.waiting = self.waiting, None
+        if body is None or body.process is None:
+            return None
+        if body.process.deliver(prompt):
+            self.taken = True
+            self.scope.cancel(reason="its run has begun")
+            return body.process, body.intake
+        self.end(Stop(Reason.CANCELLED, 0.0, "it could not be given its prompt"))
+        return None
+
+    def end(self, stop: Stop) -> None:
+        """Have it ended; no checkpoint."""
+        self.ask_to_stop(stop)
+        self.scope.cancel(reason=stop.detail)
+
+
+@define(eq=False)
+class RunHandle(Handle):
+    """What it holds of a run."""
+
+    order: StartRun
+    journalled: int
+    """The journal's number of the admission: the run waits until that is durable."""
+    warm: WarmHandle | None = None
+    """The process that waits for it, if one does; the run takes it over when the admission is durable."""
 
 
 @frozen
@@ -118,21 +180,44 @@ async def run_agent(handle: RunHandle, place: Workplace) -> None:
         with handle.scope:
             await run.live()
     finally:
-        if not run.over and handle.stop is None:  # cancelled by nobody who gave a reason: from outside, or by a bug
-            handle.ask_to_stop(Stop(Reason.SHUTDOWN, place.agent.grace_secs, "the factory stopped"))
-        patience = 0.0 if handle.stop is None else handle.stop.grace_secs
-        handle.cleanup.deadline = trio.current_time() + patience + CLEANUP_SECS
-        with handle.cleanup:
-            await run.end_process()  # noqa: ASYNC102 - the scope is a shield with a deadline
-            await run.give_back_leases()  # noqa: ASYNC102
-        # whatever became of that, the supervisor must hear of it: it would wait for this run for ever
-        with trio.CancelScope(deadline=trio.current_time() + REPORT_SECS, shield=True):
-            await run.report()
+        await run.clean_up()  # noqa: ASYNC102 - its scopes are shields with deadlines
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """What a disk or a text refuses becomes a SpawnFailed."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "enospc" if full else "run_directory"
+        raise SpawnFailed(reason, f"its run directory cannot be made: {error}") from error
+    except ValueError as error:  # text that no file can hold
+        raise SpawnFailed("run_directory", f"its prompt cannot be written: {error}") from error
+
+
+HandleT = TypeVar("HandleT", bound=Handle)
+
+
+def settled_event(settled: Settled, now: Moment) -> WorktreeSettled:
+    """The event that tells it."""
+    return WorktreeSettled(
+        now,
+        settled.run_id,
+        settled.agent,
+        settled.path,
+        settled.kept,
+        settled.branches,
+        settled.commits,
+        settled.rescued,
+    )
 
 
 @define(eq=False)
-class _LiveRun:
-    handle: RunHandle
+class Body(ABC, Generic[HandleT]):
+    """A process and its output, from the start to the end, and what that came to."""
+
+    handle: HandleT
     place: Workplace
     intake: Intake
     process: Process | None = None
@@ -147,92 +232,53 @@ class _LiveRun:
     unreaped: tuple[str, ...] = ()
     unread: bool = False
     """Its output was not read to the end."""
+    settled: Settled | None = None
+    """What became of its worktree; None where it has none, or that is not decided yet."""
     out_of_memory: bool = False
     """The system ended processes of it at its limit."""
-    leased: bool = False
-    """A server may have given it leases."""
 
     @property
     def over(self) -> bool:
         """It ended by itself, or never began."""
         return self.exit_code is not None or self.failure is not None or self.refused is not None
 
-    async def live(self) -> None:
-        order, place = self.handle.order, self.place
-        try:
-            if place.leases.needed(place.agent.reserve):
-                await place.machine.journal.wait_durable(self.handle.journalled)
-                self.refused = await self._lease()
-                if self.refused is not None:
-                    return
-            spec = self._spec()  # while the journal syncs
-            await place.machine.journal.wait_durable(self.handle.journalled)
-            self.refused = place.obstacle(order.run_id)
-            if self.refused is not None:
-                return
-            self.process = await place.machine.launcher.launch(spec, self.intake)
-        except SpawnFailed as failure:
-            self.failure = failure
-            return  # noqa: ASYNC910 - the clean-up is one
-        await place.sender.send(RunStarted(place.sender.now(), order.run_id, self.process.pid))
-        with (
-            place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes),
-            place.nightwatch.watching(order.run_id, order.agent, lambda: self.intake.tally.excused),
-        ):
-            self.exit_code = await self.process.wait()
+    @property
+    def run_id(self) -> str:
+        """That of the run, or of the one that may come."""
+        return self.intake.run_id
 
-    async def _lease(self) -> Queue | None:
-        """Take its leases at the server, before anything of it exists; why it may not start."""
-        refused = self.place.obstacle(self.handle.order.run_id)
-        if refused is not None:
-            await trio.lowlevel.checkpoint()
-            return refused
-        self.leased = True
-        return await self.place.leases.acquire(
-            self.handle.order.run_id, self.place.agent.name, self.place.agent.reserve
-        )
-
-    async def give_back_leases(self) -> None:
-        """Let the server have what it gave, if it gave any; at a shutdown with no more patience than for a process."""
-        await trio.lowlevel.checkpoint()
-        if not self.leased:
-            return
-        stop = self.handle.stop
-        in_haste = stop is not None and stop.reason is Reason.SHUTDOWN
-        patience = min(GIVE_BACK_SECS, stop.grace_secs) if stop is not None and in_haste else GIVE_BACK_AT_REST_SECS
-        with trio.move_on_after(patience) as scope:
-            await self.place.leases.release(self.handle.order.run_id, self.place.agent.name)
-        if scope.cancelled_caught:
-            detail = f"the server did not answer within {patience:g} s"
-            _log.warning(
-                "leases_not_released", run=self.handle.order.run_id, agent=self.place.agent.name, detail=detail
-            )
-
-    def _spec(self) -> LaunchSpec:
-        order, place = self.handle.order, self.place
-        try:
-            task = place.agent.task
-            if place.tool.reports and (note := place.nightwatch.take_note(order.agent)):
-                task = f"{task}\n\n{note}\n"  # a plain program's task may be a script, and is left alone
-            files = place.machine.runs.begin(order.run_id, task)
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            reason = "enospc" if full else "run_directory"
-            raise SpawnFailed(reason, f"its run directory cannot be made: {error}") from error
-        except ValueError as error:  # text that no file can hold
-            raise SpawnFailed("run_directory", f"its prompt cannot be written: {error}") from error
+    def spec(self, files: RunFiles, prompt: str | None, *, told: bool) -> LaunchSpec:
+        """What to start; with a prompt that comes later if there is none yet. `told`: there are messages, or may be."""
+        place = self.place
+        later = prompt is None
         return LaunchSpec(
-            run_id=order.run_id,
-            argv=place.tool.argv(place.agent, Prompt(task, files.prompt)),
-            env=environment(place.agent, place.tool, place.machine.environ),
+            run_id=self.run_id,
+            argv=place.tool.argv(place.agent, Prompt(prompt or "", files.prompt)),
+            env=environment(place.agent, place.tool, place.machine.environ)
+            | ({MESSAGES: str(files.messages)} if told else {}),
             cwd=place.working_dir,
-            stdin=files.prompt if place.tool.prompt is PromptVia.STDIN else None,
+            stdin=files.prompt if place.tool.prompt is PromptVia.STDIN and not later else None,
             stdout=files.stdout,
             stderr=files.stderr,
             max_memory_bytes=place.agent.max_memory_bytes,
             max_output_bytes=place.agent.max_output_bytes,
             nice=place.nice,
+            prompt_later=later,
         )
+
+    async def clean_up(self) -> None:
+        """End it if it has not, and report; for a `finally`. Cancellation is not delivered, and it has a bound."""
+        handle = self.handle
+        if self.exit_code is None and handle.stop is None:
+            # cancelled by nobody who gave a reason, from outside or by a bug; or there was nothing to live for
+            handle.ask_to_stop(Stop(Reason.SHUTDOWN, self.place.agent.grace_secs, "the factory stopped"))
+        patience = 0.0 if handle.stop is None else handle.stop.grace_secs
+        handle.cleanup.deadline = trio.current_time() + patience + CLEANUP_SECS
+        with handle.cleanup:
+            await self.end_process()
+        # whatever became of that, the supervisor must hear of it: it would wait for this run for ever
+        with trio.CancelScope(deadline=trio.current_time() + REPORT_SECS, shield=True):
+            await self.report()
 
     async def end_process(self) -> None:
         """Stop it unless it has ended, sweep what it left, and read the rest of its output."""
@@ -241,7 +287,7 @@ class _LiveRun:
         if self.process is None:
             await trio.lowlevel.checkpoint()
             return
-        self.unreaped = (f"{self.process.pid} {self.handle.order.run_id}",)  # until we know better
+        self.unreaped = (f"{self.process.pid} {self.run_id}",)  # until we know better
         try:
             if self.exit_code is None:
                 try:
@@ -260,20 +306,12 @@ class _LiveRun:
             self.unread = draining.cancelled_caught
             self.intake.finish()
 
+    @abstractmethod
     async def report(self) -> None:
-        """Judge, and tell the supervisor."""
-        verdict = await self._blame_the_disk(self._judge())
-        now = self.place.sender.now()
-        self._remember_session()
-        if self.process is not None:
-            self._summarise(now, verdict)
-        tally = self.intake.tally
-        event = RunEnded(
-            now, self.handle.order.run_id, verdict, self.exit_code, self.unreaped, tally.totals, tally.spent
-        )
-        await self.place.sender.send(event)
+        """Tell the supervisor what it came to."""
 
-    def _judge(self) -> Verdict:
+    def judge(self) -> Verdict:
+        """What it came to."""
         stop = self.stopped
         if self.failure is not None:
             error = ErrorClass.TOOL_MISSING if self.failure.reason == "tool_missing" else ErrorClass.UNKNOWN
@@ -316,6 +354,151 @@ class _LiveRun:
             detail = f"{verdict.detail}; its output was not read to the end".removeprefix("; ")
             verdict = evolve(verdict, detail=detail)
         return verdict
+
+
+@define(eq=False)
+class _LiveRun(Body[RunHandle]):
+    leased: bool = False
+    """A server may have given it leases."""
+
+    async def live(self) -> None:
+        order, place, warm = self.handle.order, self.place, self.handle.warm
+        try:
+            self.refused = await self._lease()
+            if self.refused is not None:
+                return
+            told = in_words(order.messages) if order.messages else ""
+            prompt = self._prompt(told)
+            spec = self._begin(prompt, told) if warm is None else None  # while the journal syncs
+            await place.machine.journal.wait_durable(self.handle.journalled)
+            self.refused = place.obstacle(order.run_id)
+            if self.refused is not None:
+                return
+            if warm is not None and not self._take_over(warm, prompt, told):
+                await warm.gone.wait()
+                spec = self._begin(prompt, told)
+            if spec is not None:
+                if place.agent.isolation is Isolation.WORKTREE:
+                    spec = await self._in_worktree(spec)
+                self.process = await place.machine.launcher.launch(spec, self.intake)
+        except SpawnFailed as failure:
+            self.failure = failure
+            return  # noqa: ASYNC910 - the clean-up is one
+        assert self.process is not None
+        await place.sender.send(RunStarted(place.sender.now(), order.run_id, self.process.pid))
+        with (
+            place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes),
+            place.nightwatch.watching(order.run_id, order.agent, lambda: self.intake.tally.excused),
+        ):
+            self.exit_code = await self.process.wait()
+
+    async def _lease(self) -> Queue | None:
+        """Take its leases at the server, before anything of it exists; why it may not start."""
+        await trio.lowlevel.checkpoint()
+        place = self.place
+        if not place.leases.needed(place.agent.reserve):
+            return None
+        await place.machine.journal.wait_durable(self.handle.journalled)
+        refused = place.obstacle(self.run_id)
+        if refused is not None:
+            return refused
+        self.leased = True
+        return await place.leases.acquire(self.run_id, place.agent.name, place.agent.reserve)
+
+    async def _give_back_leases(self) -> None:
+        """Let the server have what it gave, if it gave any; a shutdown waits no longer for it than for a process."""
+        await trio.lowlevel.checkpoint()
+        if not self.leased:
+            return
+        patience, stop = GIVE_BACK_SECS, self.stopped
+        if stop is not None and stop.reason is Reason.SHUTDOWN:
+            patience = min(LAST_GIVE_BACK_SECS, stop.grace_secs)
+        with trio.move_on_after(patience) as scope:
+            await self.place.leases.release(self.run_id, self.place.agent.name)
+        if scope.cancelled_caught:
+            detail = f"the server did not answer within {patience:g} s"
+            _log.warning("leases_not_released", run=self.run_id, agent=self.place.agent.name, detail=detail)
+
+    def _prompt(self, told: str) -> str:
+        task = self.place.agent.task
+        if not self.place.tool.reports:
+            return task  # a plain program's may be a script, and is left alone
+        if note := self.place.nightwatch.take_note(self.handle.order.agent):
+            task = f"{task}\n\n{note}\n"
+        return f"{task}\n\n{told}" if told else task
+
+    def _begin(self, prompt: str, told: str) -> LaunchSpec:
+        with writing():
+            files = self.place.machine.runs.begin(self.run_id, prompt, told)
+            return self.spec(files, prompt, told=bool(told))
+
+    def _take_over(self, warm: WarmHandle, prompt: str, told: str) -> bool:
+        """Have the process that waits for this run, if it still does; from now on it is this run's alone."""
+        if warm.waiting is None:
+            return False
+        with writing():
+            self.place.machine.runs.tell(self.run_id, prompt, told)
+        given = warm.give(prompt.encode())
+        if given is None:
+            return False
+        self.process, self.intake = given
+        return True
+
+    async def end_process(self) -> None:
+        """End also what waited for it, if that was not taken over: nothing of a run outlives its verdict."""
+        warm = self.handle.warm
+        if warm is not None and not warm.taken and self.handle.stop is not None:
+            warm.end(Stop(Reason.CANCELLED, self.handle.stop.grace_secs, "its run ended before it had its prompt"))
+            await warm.gone.wait()
+        await super().end_process()
+        await self._settle_worktree()
+        await self._give_back_leases()
+
+    async def _in_worktree(self, spec: LaunchSpec) -> LaunchSpec:
+        order, place = self.handle.order, self.place
+        now = place.sender.now()
+        made = await place.machine.worktrees.make(order.run_id, order.agent, place.working_dir, now.utc)
+        await place.sender.send(WorktreeMade(place.sender.now(), order.run_id, made.path, made.branch, made.commit))
+        return evolve(spec, cwd=made.cwd)
+
+    async def _settle_worktree(self) -> None:
+        """Keep its work, and its worktree unless nothing is lost with that; for when its processes are gone."""
+        await trio.lowlevel.checkpoint()
+        place = self.place
+        if place.agent.isolation is not Isolation.WORKTREE or self.unreaped:
+            return
+        until = trio.current_time() + SETTLE_SECS
+        stop = self.handle.stop
+        if stop is not None and stop.reason is Reason.SHUTDOWN:
+            until = min(until, self.handle.patience.deadline + LAST_SETTLE_SECS)
+        with trio.move_on_at(until):  # noqa: ASYNC912 - there was a checkpoint
+            self.settled = await place.machine.worktrees.settle(self.run_id, self.judge().reason.value)
+
+    async def _tell_worktree(self, now: Moment) -> None:
+        sender, settled = self.place.sender, self.settled
+        if settled is not None:
+            await sender.send(settled_event(settled, now))
+        await sender.send(WorktreesCounted(now, self.place.machine.worktrees.kept()))
+
+    async def report(self) -> None:
+        """Judge, and tell the supervisor."""
+        isolated = self.place.agent.isolation is Isolation.WORKTREE
+        if isolated:  # have others settle its worktree if that was not done, unless something of it may be living
+            self.place.machine.worktrees.leave(self.run_id, alone=bool(self.unreaped))
+        verdict = await self._blame_the_disk(self.judge())
+        now = self.place.sender.now()
+        self._remember_session()
+        if isolated:
+            await self._tell_worktree(now)
+        if self.process is not None:
+            self._summarise(now, verdict)
+        tally = self.intake.tally
+        sent = Sent()
+        if verdict.reason is Reason.SUCCEEDED and (tally.mentions or tally.handoffs):
+            store = self.place.machine.handoffs
+            sent = Sent(tuple(tally.mentions), await write_down(tally.handoffs, self.handle.order, store, now))
+        event = RunEnded(now, self.run_id, verdict, self.exit_code, self.unreaped, tally.totals, tally.spent, sent)
+        await self.place.sender.send(event)
 
     def _remember_session(self) -> None:
         tally, sessions = self.intake.tally, self.place.sessions

@@ -17,9 +17,10 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import trio
 from attrs import define, field, frozen
@@ -30,21 +31,39 @@ from darkfactory.devices.agent_mail import AgentMail, open_agent_mail
 from darkfactory.devices.cgroup import NoCgroup
 from darkfactory.devices.machine import Machine, open_machine
 from darkfactory.devices.statedir import default_state_dir
-from darkfactory.errors import AgentNotFound, ConfigError, Fault, OrchestratorError
-from darkfactory.model.actions import Admission, Answer, Finish, Held, Queue, Record, Resumed, Severity
+from darkfactory.errors import AgentNotFound, ConfigError, Fault, HandoffFailed, OrchestratorError
+from darkfactory.model.actions import (
+    Admission,
+    Admit,
+    Answer,
+    Delivery,
+    Finish,
+    Held,
+    Queue,
+    Record,
+    Refuse,
+    Resumed,
+    Severity,
+)
 from darkfactory.model.drift import DriftAlert
 from darkfactory.model.events import (
     DiskChecked,
     Drifted,
     Event,
+    HandoffAsked,
     HoldAsked,
+    MessageSent,
     Moment,
     ResumeAsked,
     ShutdownAsked,
     StartAsked,
+    WorktreesCounted,
 )
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig
+from darkfactory.model.messages import MESSAGE_TTL_MAX_SECS, MESSAGE_TTL_SECS, HandoffContext
 from darkfactory.model.state import State
+from darkfactory.policy import handoff as handoffs
+from darkfactory.policy.chance import token
 from darkfactory.policy.decide import decide, initial
 from darkfactory.policy.history import fold
 from darkfactory.policy.providers import obstacle_at_start
@@ -53,7 +72,7 @@ from darkfactory.policy.shutdown import REAP_SECS
 from darkfactory.runtime import inbox
 from darkfactory.runtime.agent_run import CLEANUP_SECS, Workplace
 from darkfactory.runtime.definitions import Definitions
-from darkfactory.runtime.housekeeping import prune_runs, watch_disk
+from darkfactory.runtime.housekeeping import keep_worktrees, prune_runs, watch_disk
 from darkfactory.runtime.layers import Layers
 from darkfactory.runtime.leases import LeaseKeeper
 from darkfactory.runtime.memory import MemoryWatch
@@ -63,6 +82,8 @@ from darkfactory.runtime.status import AgentStatus, ProviderStatus, provider_sta
 from darkfactory.runtime.supervisor import Supervisor
 from darkfactory.runtime.toolwatch import watch_tools
 from darkfactory.tools import tool_for
+
+MESSAGE_ID_CHARS: Final = 128
 
 MachineOpener = Callable[[OrchestratorConfig], AbstractContextManager[Machine]]
 
@@ -88,6 +109,7 @@ def this_machine(
         adopts=adopts,
         open_files=open_files,
         leases=partial(_agent_mail, config) if config.agent_mail is not None else None,
+        isolates=config.isolates,
     )
     with ExitStack() as stack:
         try:
@@ -121,6 +143,8 @@ class Outcome:
 class _Asker:
     answered: trio.Event = field(factory=trio.Event)
     answer: Answer | None = None
+    journalled: int = 0
+    """The number of the journal's line that makes it last."""
 
 
 class AgentOrchestrator:
@@ -227,8 +251,75 @@ class AgentOrchestrator:
         AgentNotFound if there is none of that name. Cancelled while it waits, the request stands.
         """
         answer = await self._ask(agent, lambda when, number: StartAsked(when, agent, number))
-        assert not isinstance(answer.outcome, Held | Resumed)
+        assert isinstance(answer.outcome, Admit | Queue | Refuse)
         return answer.outcome
+
+    async def send(
+        self,
+        text: str,
+        to: str | None = None,
+        capabilities: Collection[str] = (),
+        *,
+        sender: str | None = None,
+        message_id: str | None = None,
+        ttl_secs: float = MESSAGE_TTL_SECS,
+    ) -> Delivery:
+        """Send an agent a message: the one named by `to`, or the one that the router finds for the text.
+
+        `capabilities` are required of the one that it finds. An on-demand agent runs for it, others are told it in
+        their next prompt; either way it waits until then, also across restarts, for `ttl_secs` at most. `sender` is
+        an agent on whose behalf it is sent, which must be accepted there, or a name for whoever else sends it; None
+        is the operator. A message with the `message_id` of an earlier one is not accepted again: so a sender that
+        does not know whether it was heard can repeat itself.
+
+        AgentNotFound if `to` is nobody's name, ValueError for an id or a time that is none. Cancelled while it waits,
+        the message stands.
+        """
+        if to is not None:
+            self._require(to)
+        if message_id is not None and not 0 < len(message_id) <= MESSAGE_ID_CHARS:
+            raise ValueError(f"message_id must have 1 to {MESSAGE_ID_CHARS} characters")
+        if not 0.0 < ttl_secs <= MESSAGE_TTL_MAX_SECS:
+            raise ValueError(f"ttl_secs must be more than 0 and at most {MESSAGE_TTL_MAX_SECS:g}")
+        required = tuple(capabilities)
+        answer = await self._alive().ask(
+            lambda when, number: MessageSent(when, text, to, required, sender, message_id, ttl_secs, number),
+            durable=True,
+        )
+        assert isinstance(answer.outcome, Delivery)
+        return answer.outcome
+
+    async def handoff(self, from_agent: str, to_agent: str, context: HandoffContext) -> Admission:
+        """Hand work over from an agent that runs to another one; what the admission gate said.
+
+        The context is on the disk, whole, before the other one can start; its prompt says where, and what is in it.
+
+        AgentNotFound if there is none of those names; HandoffFailed if the sender has no run, or the context cannot be
+        handed over. Cancelled while it waits, the handoff may stand: repeated with the same `context.id`, it is not
+        accepted twice.
+        """
+        self._require(from_agent)
+        self._require(to_agent)
+        life = self._alive()
+        utc = life.machine.clock.utc()
+        context = handoffs.stamped(
+            context, new_id=life.new_id("h", utc), from_agent=from_agent, to_agent=to_agent, now=utc
+        )
+        text = handoffs.to_json(context)
+        if life.state.value.agents[from_agent].run is None:
+            raise HandoffFailed(f"{from_agent} has no run, so there is nothing that it could hand over")
+        try:
+            file = await life.machine.handoffs.write(context.id, text)
+        except OSError as error:
+            raise HandoffFailed(f"the context cannot be written: {error}") from error
+        answer = await life.ask(lambda when, number: HandoffAsked(when, context, file, number), durable=True)
+        assert isinstance(answer.outcome, Delivery)
+        outcome = answer.outcome.outcome
+        if isinstance(outcome, Refuse) and outcome.reason != "duplicate":
+            await life.machine.handoffs.remove(context.id)
+            if outcome.reason == "inactive_sender":
+                raise HandoffFailed(outcome.detail)
+        return outcome
 
     async def hold(self, agent: str, detail: str = "by a person") -> bool:
         """Hold an agent until a person resumes it, and stop its run; False if it was held already.
@@ -309,8 +400,13 @@ class _Life:
         self._wishes.append(ShutdownAsked(self.sender.now(), why, kill))
         self._wished.set()
 
-    async def ask(self, event: Callable[[Moment, int], Event]) -> Answer:
-        """Put a question to the supervisor and wait for its answer."""
+    def new_id(self, letter: str, utc: datetime) -> str:
+        """An id that nothing else ever had."""
+        self._asked += 1
+        return f"{letter}-{utc:%Y%m%d-%H%M%S}-{token(self._seed, letter, self._asked, utc.isoformat())}"
+
+    async def ask(self, event: Callable[[Moment, int], Event], *, durable: bool = False) -> Answer:
+        """Put a question to the supervisor and wait for its answer; if `durable`, until a power cut cannot undo it."""
         self._asked += 1
         number = self._asked
         asker = self._askers[number] = _Asker()
@@ -318,6 +414,8 @@ class _Life:
             async with move_on_when(self.over.wait):
                 await self.sender.send(event(self.sender.now(), number))
                 await asker.answered.wait()
+                if durable:
+                    await self.machine.journal.wait_durable(asker.journalled)
         finally:
             del self._askers[number]
         if asker.answer is None:
@@ -351,10 +449,11 @@ class _Life:
     def _obstacle(self, run_id: str) -> Queue | None:
         return obstacle_at_start(self.state.value, run_id, self.sender.now())
 
-    def _answer(self, answer: Answer) -> None:
+    def _answer(self, answer: Answer, journalled: int) -> None:
         asker = self._askers.get(answer.request)
         if asker is not None:  # else it no longer waits
             asker.answer = answer
+            asker.journalled = journalled
             asker.answered.set()
 
     async def _hear_cancellation(self) -> None:
@@ -409,6 +508,7 @@ class _Life:
             core.start_soon(self.leases.run)
             core.start_soon(watch_disk, self.state, self.machine, self.sender)
             core.start_soon(prune_runs, self.state, self.machine)
+            core.start_soon(keep_worktrees, self.state, self.machine, self.sender)
             core.start_soon(self._tell_started, started)
             finish = await supervisor.run(self._receive, self.sender)
             core.cancel_scope.cancel(reason="the factory is over")
@@ -434,8 +534,13 @@ class _Life:
         if leftovers:
             supervisor.act((Record("leftovers_ended", when, Severity.WARNING, {"processes": list(leftovers)}),))
         supervisor.act(todo)
-        self.state.value, todo = decide(state, DiskChecked(when, room.free_bytes, room.what))
-        supervisor.act(todo)
+        found: list[Event] = [DiskChecked(when, room.free_bytes, room.what)]
+        if self.config.isolates:
+            found.append(WorktreesCounted(when, self.machine.worktrees.kept()))
+        for event in found:
+            state, todo = decide(state, event)
+            supervisor.act(todo)
+        self.state.value = state
 
     def _timetable(self) -> Iterator[ScheduledAgent]:
         for name, agent in self.state.value.agents.items():

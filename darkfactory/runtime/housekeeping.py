@@ -17,11 +17,15 @@ from trio_util import AsyncValue
 
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.runstore import Keep
-from darkfactory.model.events import DiskChecked
+from darkfactory.model.ends import Reason
+from darkfactory.model.events import DiskChecked, WorktreesCounted
 from darkfactory.model.state import State
+from darkfactory.runtime.agent_run import settled_event
 from darkfactory.runtime.inbox import Sender
 
 CHECK_SECS: Final = 30.0
+SETTLE_SECS: Final = 300.0
+"""How long one worktree that a run left unsettled may take here, where nobody waits for it."""
 PRUNE_SECS: Final = 600.0
 """Old runs are looked for no more often than this."""
 
@@ -50,7 +54,8 @@ async def prune_runs(state: AsyncValue[State], machine: Machine) -> None:
             since=machine.clock.utc() - timedelta(days=config.keep_days),
             total_bytes=config.keep_bytes,
         )
-        pruned = await machine.runs.prune(keep, living=frozenset(state.value.runs))
+        pruned = await machine.runs.prune(keep, living=_living(state.value))
+        await machine.handoffs.prune(keep.since)
         if pruned.runs:
             _log.info("runs_pruned", runs=pruned.runs, freed_bytes=pruned.freed_bytes)
         if pruned.problem is not None:
@@ -59,5 +64,41 @@ async def prune_runs(state: AsyncValue[State], machine: Machine) -> None:
         await state.wait_value(partial(_begun_since, begun))
 
 
+def _living(state: State) -> frozenset[str]:
+    """The runs that live, and those that a process waits for."""
+    return frozenset(state.runs).union(each.id for agent in state.agents.values() for each in agent.warm)
+
+
 def _begun_since(begun: int, state: State) -> bool:
     return state.begun != begun
+
+
+async def keep_worktrees(state: AsyncValue[State], machine: Machine, sender: Sender) -> None:
+    """Settle the worktrees that runs left unsettled, tell how many there are, delete what was removed; until cancelled.
+
+    What a life that was killed has left is settled at the start. Whatever goes wrong with that is told and stops
+    nobody, even if it is a bug: worktrees are there to keep work, and they are kept.
+    """
+    await trio.lowlevel.checkpoint()
+    if not state.value.config.isolates and not machine.worktrees.kept():
+        return  # nobody has any
+    while True:
+        try:
+            await _look_after_worktrees(state, machine, sender)
+        except Exception as error:
+            _log.exception("worktrees_failed", detail=str(error))
+        await trio.sleep(CHECK_SECS)
+
+
+async def _look_after_worktrees(state: AsyncValue[State], machine: Machine, sender: Sender) -> None:
+    for run_id in machine.worktrees.leftovers():
+        with trio.move_on_after(SETTLE_SECS):
+            settled = await machine.worktrees.settle(run_id, Reason.LOST.value)
+            if settled is not None:
+                await sender.send(settled_event(settled, sender.now()))
+    count = machine.worktrees.kept()
+    if state.value.config.isolates and count != state.value.worktrees:
+        await sender.send(WorktreesCounted(sender.now(), count))
+    problem = await machine.worktrees.bury()
+    if problem is not None:
+        _log.warning("worktree_not_deleted", detail=problem)

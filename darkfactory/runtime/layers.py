@@ -9,17 +9,21 @@ ordered is left without a verdict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TypeVar
 
 import trio
 from attrs import define, field
 from trio_util import AsyncValue
 
-from darkfactory.model.actions import StartRun, Stop
+from darkfactory.model.actions import StartRun, StartWarm, Stop
 from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import STOP_ORDER, AgentLayer
 from darkfactory.policy.shutdown import layer_grace
-from darkfactory.runtime.agent_run import RunHandle, Workplace, run_agent
+from darkfactory.runtime.agent_run import Handle, RunHandle, WarmHandle, Workplace, run_agent
+from darkfactory.runtime.warm import keep_warm
+
+HandleT = TypeVar("HandleT", RunHandle, WarmHandle)
 
 
 @define(eq=False)
@@ -29,7 +33,18 @@ class _LayerRoom:
     """None before the layer's task has opened it."""
     runs: dict[str, RunHandle] = field(factory=dict)
     """By id: those whose task has not ended."""
+    warm: dict[str, WarmHandle] = field(factory=dict)
+    """By the id of the run that may come: processes that wait for one, and those whose clean-up has not ended."""
     empty: AsyncValue[bool] = field(factory=lambda: AsyncValue(True))
+
+    def handles(self) -> Iterator[tuple[str, Handle]]:
+        """All of both."""
+        yield from self.runs.items()
+        yield from self.warm.items()
+
+    def named(self, run_id: str) -> list[Handle]:
+        """The run's, and that of a process that waits for it."""
+        return [handle for handle in (self.runs.get(run_id), self.warm.get(run_id)) if handle is not None]
 
 
 @define(eq=False)
@@ -63,33 +78,52 @@ class Layers:
         The supervisor has the verdict of the agent's former run, and is not stopping the layer.
         """
         layer = self._rooms[order.layer]
-        assert layer.nursery is not None
-        handle = layer.runs[order.run_id] = RunHandle(order, journalled)
-        layer.empty.value = False
-        layer.nursery.start_soon(self._live_run, layer, handle, name=f"run {order.run_id}")
+        handle = layer.runs[order.run_id] = RunHandle(order, journalled, layer.warm.get(order.run_id))
+        self._start(layer, layer.runs, handle, run_agent)
 
-    async def _live_run(self, layer: _LayerRoom, handle: RunHandle) -> None:  # noqa: ASYNC910 - run_agent is one
+    def start_warm(self, order: StartWarm) -> None:
+        """Start a process that waits for a run. The supervisor is not stopping the layer."""
+        layer = self._rooms[order.layer]
+        handle = layer.warm[order.run_id] = WarmHandle(order)
+        self._start(layer, layer.warm, handle, keep_warm)
+
+    def _start(
+        self,
+        layer: _LayerRoom,
+        handles: dict[str, HandleT],
+        handle: HandleT,
+        live: Callable[[HandleT, Workplace], Awaitable[None]],
+    ) -> None:
+        assert layer.nursery is not None
+        layer.empty.value = False
+        layer.nursery.start_soon(self._live, layer, handles, handle, live, name=f"run {handle.order.run_id}")
+
+    async def _live(  # noqa: ASYNC910 - what it calls is one
+        self,
+        layer: _LayerRoom,
+        handles: dict[str, HandleT],
+        handle: HandleT,
+        live: Callable[[HandleT, Workplace], Awaitable[None]],
+    ) -> None:
         try:
             with handle.agent_scope:
-                await run_agent(handle, self.workplace(handle.order.agent))
+                await live(handle, self.workplace(handle.order.agent))
         except Exception as bug:  # not lost: `raise_bugs` raises it where the factory can stop in order
             self._bug = self._bug or bug
             self._bug_seen.set()
         finally:
-            del layer.runs[handle.order.run_id]
-            layer.empty.value = not layer.runs
+            del handles[handle.order.run_id]
+            layer.empty.value = not any(layer.handles())
 
     def stop_run(self, layer: AgentLayer, run_id: str, stop: Stop) -> None:
         """Cancel the run's scope."""
-        handle = self._rooms[layer].runs.get(run_id)
-        if handle is not None:
+        for handle in self._rooms[layer].named(run_id):
             handle.ask_to_stop(stop)
             handle.scope.cancel(reason=stop.detail)
 
     def stop_agent(self, layer: AgentLayer, run_id: str, stop: Stop) -> None:
         """Cancel the agent's scope, and with it its run."""
-        handle = self._rooms[layer].runs.get(run_id)
-        if handle is not None:
+        for handle in self._rooms[layer].named(run_id):
             handle.ask_to_stop(stop)
             handle.agent_scope.cancel(reason=stop.detail)
 
@@ -97,8 +131,7 @@ class Layers:
         """Cancel the layer's scope, and with it all its runs. Nothing can be started in it afterwards."""
         room = self._rooms[layer]
         for run_id, stop in stops.items():
-            handle = room.runs.get(run_id)
-            if handle is not None:
+            for handle in room.named(run_id):
                 handle.ask_to_stop(stop)
         room.scope.cancel(reason="the layer is stopped")
 
@@ -111,15 +144,15 @@ class Layers:
         stop_by = trio.current_time() + grace_secs
         for index, layer in enumerate(STOP_ORDER):
             room = self._rooms[layer]
-            left = sum(bool(self._rooms[later].runs) for later in STOP_ORDER[index:])
+            left = sum(any(self._rooms[later].handles()) for later in STOP_ORDER[index:])
             if left:
                 share = layer_grace(stop_by - trio.current_time(), left)
                 stop = Stop(Reason.SHUTDOWN, share, why)
-                self.stop_layer(layer, dict.fromkeys(room.runs, stop))
+                self.stop_layer(layer, {run_id: stop for run_id, _ in room.handles()})
                 await room.empty.wait_value(True)
 
     def abandon(self) -> None:
         """Wait for nothing any more: cut every clean-up short, also those that have not begun."""
         for room in self._rooms.values():
-            for handle in room.runs.values():
+            for _, handle in room.handles():
                 handle.cleanup.cancel(reason="the bound on shutdown has come")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 
 from attrs import frozen
 
@@ -43,10 +44,16 @@ class AgentStatus:
     """Whom it calls, or would; its fallback's while it runs with that."""
     fallback: bool = False
     """It runs with its fallback."""
+    messages: int = 0
+    """In its mailbox, those that its run was given included."""
     api_calls_remaining: int | None = None
     """Of that provider's `calls_per_hour`; None where there is no such limit."""
     leases: tuple[Reservation, ...] = ()
     """What its run has to itself, or shares with others."""
+    warm: int = 0
+    """Processes that wait for its next runs, and could be used now."""
+    worktree: Path | None = None
+    """Where it works; None while it has no worktree of its own."""
 
 
 @frozen
@@ -93,7 +100,8 @@ def statuses(state: State, now: Moment, drift: Mapping[str, DriftScore]) -> list
     for name, agent in state.agents.items():
         provider = agent.run.provider if agent.run is not None else state.config.provider_of(agent.definition)
         left = remaining.get(provider) if provider is not None else None
-        found.append(_status(agent, waiting.get(name), now.at, drift.get(name), provider, left))
+        messages = len(state.mail.box(name))
+        found.append(_status(agent, waiting.get(name), now.at, drift.get(name), provider, left, messages))
     return found
 
 
@@ -134,6 +142,7 @@ def _status(
     drift: DriftScore | None,
     provider: str | None,
     api_calls_remaining: int | None,
+    messages: int,
 ) -> AgentStatus:
     run = agent.run
     condition, reason = _condition(agent, waits_for)
@@ -151,8 +160,11 @@ def _status(
         drift_score=drift,
         provider=provider,
         fallback=run is not None and run.fallback,
+        messages=messages,
         api_calls_remaining=api_calls_remaining,
         leases=run.leases if run is not None else (),
+        warm=sum(each.ready_at is not None and each.ending is None for each in agent.warm),
+        worktree=run.worktree if run is not None else None,
     )
 
 

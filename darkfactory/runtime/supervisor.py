@@ -34,7 +34,8 @@ LAST_SYNC_SECS: Final = 1.0
 
 _log = structlog.get_logger("darkfactory")
 
-Answerer = Callable[[actions.Answer], None]
+Answerer = Callable[[actions.Answer, int], None]
+"""Is told an answer, and the number of the journal's line that makes it last."""
 
 
 @define(eq=False)
@@ -106,6 +107,8 @@ class Supervisor:
                     getattr(_log, action.severity.value)(action.kind, **action.data)
                 case actions.StartRun():
                     self.layers.start(action, self.journalled)
+                case actions.StartWarm():
+                    self.layers.start_warm(action)
                 case actions.StopRun():
                     self.layers.stop_run(action.layer, action.run_id, action.stop)
                 case actions.StopAgent():
@@ -119,7 +122,7 @@ class Supervisor:
                 case actions.Redefine():
                     self.definitions.redefine(action)
                 case actions.Answer():
-                    self.answer(action)
+                    self.answer(action, self.journalled)
                 case Finish():
                     finish = action
                 case _:

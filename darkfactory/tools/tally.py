@@ -10,8 +10,10 @@ from attrs import asdict, define, field, frozen
 
 from darkfactory.model import signals as seen
 from darkfactory.model.ends import CLASSES, Blame, ErrorClass
+from darkfactory.model.messages import Mention
 from darkfactory.model.providers import Spending
 from darkfactory.model.signals import Basis, Counts, Error, Finished, Signal, Stream, Totals, Usage, Waiting
+from darkfactory.tools.mentions import written
 from darkfactory.tools.text import name_of, one_line
 
 ANSWER_CHARS = 4000
@@ -21,6 +23,8 @@ _OPEN_CALLS = 256
 _OPEN_TASKS = 256
 NOTHING = Counts()
 _TROUBLES = 2
+_MENTIONS = 32
+_HANDOFFS = 4
 
 
 @frozen
@@ -68,6 +72,10 @@ class Tally:
     """Events and lines that were not understood."""
     said: str = ""
     """The last thing that the assistant said, capped."""
+    mentions: dict[Mention, None] = field(factory=dict)
+    """The first ones of the run, each once."""
+    handoffs: tuple[str, ...] = ()
+    """The handoff blocks of the last thing that it said."""
     finished: Finished | None = None
     """Its terminal event, unless it began anew behind it."""
     finished_at: Place | None = None
@@ -143,6 +151,14 @@ class Tally:
         troubles, self._troubles = tuple(self._troubles), {}
         return troubles
 
+    def _hear(self, text: str) -> None:
+        """What it said may hold something for other agents; the final answer repeats what was said before."""
+        found = written(text)
+        for mention in found.mentions:
+            if len(self.mentions) < _MENTIONS:
+                self.mentions[mention] = None
+        self.handoffs = found.handoffs[:_HANDOFFS]
+
     def take(self, signal: Signal, place: Place | None = None) -> None:
         """Take the next signal, and where it was."""
         match signal:
@@ -150,6 +166,7 @@ class Tally:
                 self._tool_call(signal)
             case seen.Said(text):
                 self.said = text[:ANSWER_CHARS]
+                self._hear(text)
                 self._get_on()
             case seen.ApiCall(count, exact):
                 self.api_calls = (self.api_calls or 0) + count
@@ -240,6 +257,8 @@ class Tally:
 
     def _end(self, end: Finished, place: Place | None) -> None:
         self.finished, self.finished_at, self.waiting = end, place, None
+        if end.answer:
+            self._hear(end.answer)
         if end.ok:
             self.error = self.error_at = None
         own_fault = not end.ok and CLASSES[end.error or ErrorClass.UNKNOWN].blame is Blame.AGENT

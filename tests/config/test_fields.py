@@ -17,6 +17,7 @@ from darkfactory.model.fleet import (
     CompoundReviewConfig,
     Containment,
     Fallback,
+    Isolation,
     JsonlMap,
     LayerConfig,
     MinSamples,
@@ -31,6 +32,7 @@ from darkfactory.model.fleet import (
     Strategy,
     ToolConfig,
 )
+from darkfactory.model.routing import RoutingConfig
 
 GROWTH = AgentDefinition("a", AgentLayer.GROWTH, "bash", "true")
 OTHER = Fallback(cli_tool="claude", provider="q")
@@ -55,6 +57,7 @@ CASES = {
         "keep_runs": ("7", 7),
         "keep_days": ("1.5", 1.5),
         "keep_bytes": ('"1GB"', 10**9),
+        "max_worktrees": ("7", 7),
         "containment": ('"guard"', Containment.GUARD),
         "layers": (
             "{Core = {max_restarts = 1}}",
@@ -63,6 +66,7 @@ CASES = {
         "tools": ('{t = {argv = ["p"]}}', {"t": ToolConfig(("p",))}),
         "providers": ("{p = {hard = true}}", {"p": ProviderConfig(hard=True)}),
         "agent_mail": ('{url = "http://h/mcp/"}', AgentMailConfig("http://h/mcp/")),
+        "routing": ('{fallback = "a"}', RoutingConfig("a")),
     },
     NightwatchConfig: {
         "eval_interval_secs": ("60", 60.0),
@@ -126,6 +130,10 @@ CASES = {
         "usd_per_day": ("2.5", 2.5),
         "hard": ("true", True),
     },
+    RoutingConfig: {
+        "fallback": ('"a"', "a"),
+        "keywords": ('{sync = ["gleichziehen", "C++"]}', {"sync": ("gleichziehen", "C++")}),
+    },
     Fallback: {
         "cli_tool": ('"codex"', "codex"),
         "model": ('"small"', "small"),
@@ -147,6 +155,7 @@ CASES = {
         "task": ('"another"', "another"),
         "schedule": ('"@hourly"\nlayer = "Core"', "@hourly"),
         "capabilities": ('["sync"]', ("sync",)),
+        "accepts_from": ("[]", ()),
         "max_memory_bytes": ('"2GiB"', 2 * 1024**3),
         "enabled": ("false", False),
         "model": ('"large"\ncli_tool = "claude"', "large"),
@@ -174,6 +183,9 @@ CASES = {
             '["src/**", {glob = "docs", shared = true}]',
             (Reservation("src/**"), Reservation("docs", shared=True)),
         ),
+        "warm": ('2\ncli_tool = "demo"', 2),
+        "warm_idle_secs": ('"10m"', 600.0),
+        "isolation": ('"worktree"', Isolation.WORKTREE),
     },
 }
 
@@ -186,6 +198,7 @@ SECTIONS = {
     ToolConfig: ToolConfig(("prog",)),
     JsonlMap: JsonlMap(),
     ProviderConfig: ProviderConfig(),
+    RoutingConfig: RoutingConfig(),
     Fallback: OTHER,
     AgentMailConfig: AgentMailConfig("http://127.0.0.1/"),
     Reservation: Reservation("docs"),
@@ -214,6 +227,7 @@ HEADERS = {
     ToolConfig: "[tools.mine]",
     JsonlMap: '[tools.mine]\nargv = ["prog"]\n[tools.mine.jsonl]',
     ProviderConfig: "[providers.mine]",
+    RoutingConfig: "[routing]",
     Fallback: "[agents.fallback]",
     AgentMailConfig: "[agent_mail]",
     Reservation: "[[agents.reserve]]",
@@ -256,6 +270,7 @@ def read(config: OrchestratorConfig, section: type) -> object:
         ToolConfig: config.tools.get("mine"),
         JsonlMap: getattr(config.tools.get("mine"), "jsonl", None),
         ProviderConfig: config.providers.get("mine"),
+        RoutingConfig: config.routing,
         Fallback: config.agents[0].fallback,
         AgentMailConfig: config.agent_mail,
         Reservation: config.agents[0].reserve[0] if config.agents[0].reserve else None,
@@ -276,6 +291,7 @@ def with_value(section: type, field: str, value: object) -> OrchestratorConfig:
         ToolConfig: lambda: attrs.evolve(fleet, tools={"mine": changed}),
         JsonlMap: lambda: attrs.evolve(fleet, tools={"mine": ToolConfig(("prog",), jsonl=changed)}),
         ProviderConfig: lambda: attrs.evolve(fleet, providers={"mine": changed}),
+        RoutingConfig: lambda: attrs.evolve(fleet, routing=changed),
         Fallback: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, provider="p", fallback=changed),)),
         AgentMailConfig: lambda: attrs.evolve(fleet, agent_mail=changed),
         Reservation: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, reserve=(changed,)),)),

@@ -362,6 +362,24 @@ class TestOptions:
         monkeypatch.setattr("os.geteuid", lambda: 1000)
         assert missing_paths(fleet) == ()
 
+    @pytest.mark.parametrize(
+        ("made", "found"),
+        [((), False), ((".git/",), False), ((".git/HEAD",), True), ((".git",), True), (("sub/.git/HEAD",), False)],
+    )
+    def test_worktrees_take_a_repository(self, parse, tmp_path, made, found):
+        for name in made:
+            path = tmp_path / name
+            (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+            if not name.endswith("/"):
+                path.write_text("x")
+        (tmp_path / "deep").mkdir()
+        fleet = attrs.evolve(parse(f'{AGENT}isolation = "worktree"\n'), working_dir=tmp_path / "deep")
+        assert [fault.path for fault in missing_paths(fleet)] == ([] if found else ["agents[0].isolation"])
+
+    def test_of_a_directory_that_is_missing_nothing_else_is_told(self, parse, tmp_path):
+        fleet = attrs.evolve(parse(f'{AGENT}isolation = "worktree"\n'), working_dir=tmp_path / "gone")
+        assert [fault.path for fault in missing_paths(fleet)] == ["working_dir"]
+
 
 class TestTexts:
     @pytest.mark.parametrize("task", ["", "  \\n\\t"])
@@ -433,6 +451,45 @@ class TestFleetsMadeByHand:
     def test_need_all_three_layers(self):
         fleet = attrs.evolve(self.FLEET, layers={AgentLayer.CORE: LayerConfig()})
         assert [each.path for each in check_config(fleet)] == ["layers.Safety", "layers.Growth"]
+
+
+class TestRouting:
+    def test_the_fallback_is_an_agent(self, fault, parse):
+        assert parse(AGENT + '[routing]\nfallback = "a"\n').routing.fallback == "a"
+        assert fault(AGENT + '[routing]\nfallback = "A"\n') == (
+            "routing.fallback",
+            7,
+            "the string 'A' is no agent's name",
+            "did you mean 'a'?",
+        )
+
+    @pytest.mark.parametrize("word", ["C++", "a b", "7", "安全", "é" * 64])
+    def test_words_hold_a_letter_or_a_digit(self, parse, word):
+        text = f"{AGENT}capabilities = ['{word}']\n[routing.keywords]\n'{word}' = ['{word}']\n"
+        assert parse(text).routing.keywords == {word: (word,)}
+
+    @pytest.mark.parametrize("word", ["", " ", "++", "-_-", "x" * 65])
+    def test_what_is_no_word_is_refused_wherever_it_stands(self, faults, word):
+        text = f"{AGENT}capabilities = ['{word}']\n[routing.keywords]\n'{word}' = ['a', '{word}']\n"
+        assert [(fault.path.partition("[")[0].split(".")[0], fault.line) for fault in faults(text)] == [
+            ("agents", 6),
+            ("routing", 8),
+            ("routing", 8),
+        ]
+
+    def test_a_capability_without_words_is_a_slip(self, fault):
+        path, line, problem, _ = fault(AGENT + "[routing.keywords]\nsync = []\n")
+        assert (path, line, problem) == ("routing.keywords.sync", 7, "must not be empty")
+
+    def test_words_for_what_no_agent_declares_are_a_warning(self, parse):
+        declares = AGENT + "capabilities = ['Code_Review', 'sync']\n[routing.keywords]\n"
+        assert warnings_of(parse(declares + "'code review' = ['diff']\n")) == ()
+        (fault,) = warnings_of(parse(declares + "testing = ['diff']\n"))
+        assert (fault.path, fault.remedy) == ("routing.keywords.testing", "the agents declare code-review, sync")
+
+    def test_a_fallback_that_is_disabled_is_a_warning(self, parse):
+        (fault,) = warnings_of(parse(AGENT + 'enabled = false\n[routing]\nfallback = "a"\n'))
+        assert (fault.path, fault.problem) == ("routing.fallback", "a is disabled: what fits nobody is refused")
 
 
 class TestWarnings:

@@ -361,6 +361,22 @@ async def test_torn_at_any_byte_of_its_last_record_it_starts_and_goes_on(
                         path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[: 1 + shape[0]]))
 
 
+def test_torn_at_any_byte_it_can_be_looked_at_and_tells_what_the_next_start_would_know(tmp_path: Path) -> None:
+    begin = {**sum_of(0), "version": segments.VERSION}
+    old = b"".join(map(encode, [begin, *map(line, range(3))]))
+    new = b"".join(map(encode, [{**begin, "total": 3}, line(3), {**line(4), "more": True}, line(5)]))
+    first, second = segments.path_of(tmp_path, 1), segments.path_of(tmp_path, 2)
+    first.write_bytes(old)
+    for cut in range(len(new) + 1):
+        second.write_bytes(new[:cut])
+        seen = segments.look(tmp_path)
+        assert [path.read_bytes() for path in (first, second)] == [old, new[:cut]]
+        assert seen == [segments.decode(raw) for segment in segments.recover(tmp_path) for raw in segment.records()]
+    assert total(iter(seen)) == 6
+    assert names(tmp_path) == [first.name, second.name]
+    assert segments.look(tmp_path / "nowhere") == []
+
+
 async def test_of_lines_that_were_appended_together_a_crash_leaves_all_or_none(tmp_path: Path) -> None:
     await grown(tmp_path, 2)
     journal = opened(tmp_path)

@@ -16,6 +16,7 @@ from darkfactory.model.fleet import AgentDefinition, AgentLayer
 from darkfactory.model.signals import Totals
 from darkfactory.model.state import Phase
 from darkfactory.policy.restart import AFTER
+from darkfactory.policy.routing import KEYWORDS, READ_CHARS
 from darkfactory.tools import BUILTIN, demo_agent
 from darkfactory.tools.login import LOGINS
 from darkfactory.tools.tool import Prompt
@@ -133,3 +134,9 @@ def test_the_table_of_logins_is_the_one_that_is_looked_by(tables: Tables):
 def test_the_directories_that_logins_are_moved_by_are_named(page: Callable[[str], str]):
     moved_by = {kept.moved_by for login in LOGINS.values() for kept in (*login.files, *login.settings)} - {""}
     assert {name for name in moved_by if f"`{name}`" not in page("tools")} == set()
+
+
+def test_the_table_of_keywords_is_the_one_that_is_read_by(tables: Tables, page: Callable[[str], str]):
+    documented = {row[0].strip("`"): tuple(row[1].split(", ")) for row in tables("routing")["Keywords"]}
+    assert documented == KEYWORDS
+    assert f"{READ_CHARS:,} characters" in page("routing")

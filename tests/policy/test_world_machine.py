@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from darkfactory.model import actions
-from darkfactory.model.actions import Cause, Queue, Refuse
+from darkfactory.model.actions import LEVEL, Cause, Queue, Refuse
 from darkfactory.model.drift import ACTION_FOR, CorrectionLevel, DriftAlert, DriftMetrics, DriftScore
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.events import (
@@ -20,6 +20,7 @@ from darkfactory.model.events import (
     Drifted,
     Event,
     HoldAsked,
+    MessageSent,
     OutputSeen,
     ResumeAsked,
     RunEnded,
@@ -40,9 +41,11 @@ from darkfactory.model.fleet import (
     Reservation,
     Strategy,
 )
+from darkfactory.model.messages import Mention, Sent
 from darkfactory.model.providers import Spending
 from darkfactory.model.state import Request
-from darkfactory.policy import reservations, siblings
+from darkfactory.policy import messages, reservations, siblings
+from darkfactory.policy.admission import PROVIDER_WAITS
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import durable_of, fold, instant, line_of, snapshot
 from darkfactory.policy.providers import PROBE_SECS
@@ -63,9 +66,10 @@ AGENTS = (
     ),
     agent("restarting", CORE, overlap=Overlap.RESTART, max_runs_per_day=5, reserve=(SHARED,)),
     agent("helper", GROWTH, retries=1, provider="p", reserve=(SHARED, Reservation("docs/*.md"))),
-    agent("other", GROWTH, max_output_bytes=1000),
+    agent("other", GROWTH, max_output_bytes=1000, accepts_from=("nightly", "helper")),
 )
 NOTHING = Spending()
+SILENT = Sent()
 SPENT = st.builds(Spending, st.integers(0, 5), st.integers(0, 2000), st.sampled_from([0.0, 0.1, 0.25]))
 NAMES = [definition.name for definition in AGENTS]
 PROVIDERS = {"p": ProviderConfig(calls_per_hour=12, hard=True), "q": ProviderConfig(tokens_per_day=10_000)}
@@ -93,6 +97,8 @@ class Factory(RuleBasedStateMachine):
         """Provider -> until when, by the journal."""
         self.where: dict[str, str | None] = {}
         """Run -> its provider."""
+        self.messages: dict[str, str] = {}
+        """What was accepted and is neither done nor expired: message -> its receiver."""
         self.probes: dict[str, float] = {}
         """Runs that began at a blocked provider and were not turned away since; and when."""
         self.tell(ToolsChecked(moment(0), {}))
@@ -133,6 +139,16 @@ class Factory(RuleBasedStateMachine):
                 case actions.Record(kind="held"):
                     held.add(action.data["agent"])
                     self.restarts(action.data["agent"])
+                case actions.Record(kind="message", data=data):
+                    assert data["id"] not in self.messages
+                    assert data.get("sender") != data["agent"]
+                    assert data["agent"] not in held | self.missing | {"off"}
+                    assert (data["agent"], data.get("sender")) != ("other", "watch"), "it does not accept that"
+                    self.messages[data["id"]] = data["agent"]
+                case actions.Record(kind="messages_done", data=data):
+                    assert [self.messages.pop(each) for each in data["ids"]] == [data["agent"]] * len(data["ids"])
+                case actions.Record(kind="message_expired", data=data):
+                    assert self.messages.pop(data["id"]) == data["agent"]
                 case actions.Record(kind="run_begun"):
                     begun.add(action.data["run"])
                 case actions.StartRun():
@@ -146,6 +162,8 @@ class Factory(RuleBasedStateMachine):
                     self.begins_where_it_may(action)
                     assert action.agent != "off"
                     assert action.agent not in self.missing
+                    assert all(self.messages[message.id] == action.agent for message in action.messages)
+                    assert action.messages or action.cause not in (Cause.MESSAGE, Cause.HANDOFF)
                     recent = [at for at in self.bad_ends.get(action.agent, ()) if at > event.when.at - 300.0]
                     assert len(recent) <= self.layer.max_restarts, "restarts within intensity"
                     if action.occurrence is not None and action.attempt == 1:
@@ -214,6 +232,7 @@ class Factory(RuleBasedStateMachine):
         error=st.sampled_from(ERRORS),
         resets=st.none() | st.floats(-100.0, 8000.0),
         spent=SPENT,
+        mentions=st.lists(st.builds(Mention, st.sampled_from([*NAMES, "nobody"]), st.just("look")), max_size=2),
     )
     def run_ends(
         self,
@@ -223,6 +242,7 @@ class Factory(RuleBasedStateMachine):
         error: ErrorClass | None,
         resets: float | None,
         spent: Spending,
+        mentions: list[Mention],
     ) -> None:
         """One that is told to stop may just have ended by itself."""
         order = self.live_run(data)
@@ -232,12 +252,12 @@ class Factory(RuleBasedStateMachine):
         if reason is Reason.THROTTLED:
             resets_at = None if resets is None else self.world.now().utc + timedelta(seconds=resets)
             verdict = evolve(verdict, error_class=error, resets_at=resets_at)
-        self.judged(order.run_id, verdict, spent)
+        self.judged(order.run_id, verdict, spent, Sent(tuple(mentions) if reason is Reason.SUCCEEDED else ()))
 
     def ends(self, run_id: str, reason: Reason) -> None:
         self.judged(run_id, Verdict(reason, "because"))
 
-    def judged(self, run_id: str, verdict: Verdict, spent: Spending = NOTHING) -> None:
+    def judged(self, run_id: str, verdict: Verdict, spent: Spending = NOTHING, sent: Sent = SILENT) -> None:
         reason = verdict.reason
         order = self.world.orders.pop(run_id)
         self.world.stops.pop(run_id, None)
@@ -246,7 +266,7 @@ class Factory(RuleBasedStateMachine):
             self.bad_ends.setdefault(order.agent, []).append(self.world.at)
             if order.layer is SAFETY:
                 self.restarts(order.agent)
-        self.tell(RunEnded(self.world.now(), run_id, verdict, 0, spent=spent))
+        self.tell(RunEnded(self.world.now(), run_id, verdict, 0, spent=spent, sent=sent))
 
     @precondition(lambda self: self.world.state.stopping is None)
     @rule()
@@ -289,6 +309,21 @@ class Factory(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES), number=st.integers(1, 1000))
     def start_asked(self, name: str, number: int) -> None:
         self.tell(StartAsked(self.world.now(), name, number))
+        assert number in self.world.answers
+
+    @going
+    @rule(
+        name=st.sampled_from(NAMES),
+        sender=st.sampled_from([None, "somebody", *NAMES]),
+        size=st.sampled_from([0, 1, 16_000]),
+        message_id=st.sampled_from([None, None, "one", "two"]),
+        ttl_secs=st.sampled_from([50.0, 5000.0]),
+        number=st.integers(3001, 4000),
+    )
+    def message_sent(
+        self, name: str, sender: str | None, size: int, message_id: str | None, ttl_secs: float, number: int
+    ) -> None:
+        self.tell(MessageSent(self.world.now(), "x" * size, name, (), sender, message_id, ttl_secs, number))
         assert number in self.world.answers
 
     @going
@@ -371,9 +406,12 @@ class Factory(RuleBasedStateMachine):
                 self.says_for_what_it_waits(request, answer)
 
     def says_for_what_it_waits(self, request: Request, answer: Queue | Refuse) -> None:
-        """Of leases it is the truth at any time; others are looked at again where something could come of it."""
+        """Of leases it is the truth at any time, but for a provider's limit that was reached since: that frees nobody.
+
+        Others are looked at again where something could come of it.
+        """
         if isinstance(answer, Queue) and request.waits_for == "reserved":
-            assert answer.reason == "reserved"
+            assert answer.reason in {"reserved", *PROVIDER_WAITS}
 
     @invariant()
     def no_two_runs_have_leases_that_conflict(self) -> None:
@@ -383,6 +421,29 @@ class Factory(RuleBasedStateMachine):
         ]
         for (one, lease), (other, another) in itertools.combinations(leases, 2):
             assert one == other or not reservations.conflict(lease, another)
+
+    @invariant()
+    def every_message_is_in_a_mailbox_until_it_is_done(self) -> None:
+        state = self.world.state
+        boxes = state.mail.boxes
+        assert {message.id: name for name, box in boxes.items() for message in box} == self.messages
+        for name, box in boxes.items():
+            assert 0 < len(box) <= messages.MAILBOX
+            agent = state.agents[name]
+            for message in box:
+                assert message.to == name
+                assert message.run is None or (agent.run is not None and message.run == agent.run.id)
+                assert message.hops <= messages.HOPS
+
+    @invariant()
+    def whoever_has_a_message_and_can_run_is_wanted(self) -> None:
+        state = self.world.state
+        for name, box in state.mail.boxes.items():
+            agent = state.agents[name]
+            can_run = agent.definition.enabled and agent.hold is None and agent.missing is None
+            if agent.definition.layer is GROWTH and agent.run is None and can_run and state.stopping is None:
+                assert box
+                assert any((name, cause) in state.queue for cause in Cause)
 
     @invariant()
     def deciding_makes_progress(self) -> None:
@@ -407,11 +468,9 @@ class Factory(RuleBasedStateMachine):
         assert {name: at for name, (_, at) in durable.cursors.items()} == {
             name: agent.cursor for name, agent in state.agents.items() if agent.cursor is not None
         }
-        assert durable.pending.keys() == {
-            request.key for request in state.queue.values() if request.cause is not Cause.ALWAYS_ON
-        }
+        assert durable.pending.keys() == {request.key for request in state.queue.values() if request.cause not in LEVEL}
         for request in state.queue.values():
-            if request.cause is not Cause.ALWAYS_ON:
+            if request.cause not in LEVEL:
                 waits = durable.pending[request.key]
                 assert (waits.occurrence, waits.attempt) == (request.occurrence, request.attempt)
                 assert waits.excused == request.excused

@@ -26,10 +26,12 @@ from darkfactory.model.events import (
     StartAsked,
     Tick,
     ToolsChecked,
+    WarmEnded,
+    WarmReady,
 )
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, LayerConfig, OrchestratorConfig
 from darkfactory.model.providers import Spending
-from darkfactory.model.state import Durable, State
+from darkfactory.model.state import Durable, State, Warm
 from darkfactory.policy.decide import decide, initial
 from darkfactory.policy.history import fold, line_of
 
@@ -70,6 +72,8 @@ class World:
     """What the journal held at the start."""
     orders: dict[str, actions.StartRun] = field(factory=dict)
     """Runs without a verdict, by id."""
+    warm: dict[str, actions.StartWarm] = field(factory=dict)
+    """Processes that wait for a run, or would if nobody had stopped them; by id."""
     stops: dict[str, actions.Stop] = field(factory=dict)
     records: list[Record] = field(factory=list)
     new: tuple[Action, ...] = ()
@@ -105,6 +109,9 @@ class World:
                     self.records.append(action)
                 case actions.StartRun():
                     self.orders[action.run_id] = action
+                    assert action.warm == (self.warm.pop(action.run_id, None) is not None)
+                case actions.StartWarm():
+                    self.warm[action.run_id] = action
                 case actions.StopRun() | actions.StopAgent():
                     self.stop(action.run_id, action.stop)
                 case actions.StopLayer():
@@ -129,6 +136,24 @@ class World:
 
     def started(self, name: str, at: float | None = None) -> None:
         self.tell(RunStarted(self.now(at), self.run_of(name), 4711))
+
+    def warms_up(self, at: float | None = None) -> list[str]:
+        """Every process that was started ahead is there; the ids of all, in the order of starts."""
+        for run_id, order in self.warm.items():
+            if self.warm_state(run_id).ready_at is None:
+                self.tell(WarmReady(self.now(at), order.agent, run_id, 4712))
+        return list(self.warm)
+
+    def warm_state(self, run_id: str) -> Warm:
+        """What is known of such a process."""
+        (found,) = [each for agent in self.state.agents.values() for each in agent.warm if each.id == run_id]
+        return found
+
+    def cools(self, run_id: str, at: float | None = None, unreaped: tuple[str, ...] = ()) -> None:
+        """Such a process has ended."""
+        order = self.warm.pop(run_id)
+        self.stops.pop(run_id, None)
+        self.tell(WarmEnded(self.now(at), order.agent, run_id, "because", 1, unreaped))
 
     def says(self, name: str, at: float, output_bytes: int = 1, *, finished: bool = False) -> None:
         self.tell(OutputSeen(self.now(at), self.run_of(name), output_bytes, finished))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import os
 import shutil
@@ -74,6 +75,7 @@ def real_server_python() -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = Path(os.environ.get("DARKFACTORY_AGENT_MAIL_CACHE") or home / "darkfactory" / "agent-mail")
     installed, python = place / PACKAGE, place / "bin" / "python"
+    faulthandler.cancel_dump_traceback_later()  # it takes longer than a test may
     if not installed.exists():
         found = next(pythons(), None)
         if found is None:

@@ -33,6 +33,7 @@ class Program(Enum):
     EXITS_3 = "exits 3 and prints nothing"
     STAYS = "prints 'ready' and stays until a signal ends it"
     IGNORES_SIGTERM = "prints 'ready' and stays until SIGKILL"
+    READS = "prints 'ready', reads its input to the end, prints 'read' and exits 0"
     IS_MISSING = "is not there"
 
 
@@ -77,6 +78,7 @@ SCRIPTS = {
     Program.EXITS_3: "exit 3",
     Program.STAYS: "echo ready; exec sleep 1000",
     Program.IGNORES_SIGTERM: "trap '' TERM; echo ready; sleep 1000; sleep 1000",
+    Program.READS: "echo ready; cat >/dev/null; echo read",
 }
 
 
@@ -108,6 +110,7 @@ class ScriptedBench:
             Program.EXITS_3: Script(output=(), secs=0.0, exit_code=3, last_words=b""),
             Program.STAYS: stays,
             Program.IGNORES_SIGTERM: evolve(stays, dies_after=None),
+            Program.READS: Script(banner=b"ready\n", output=(), secs=0.0, last_words=b"read\n"),
             Program.IS_MISSING: Script(refuses="tool_missing"),
         }
         launcher = ScriptedLauncher(lambda spec: self._scripts[Program[spec.argv[0]]])
@@ -129,13 +132,16 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
 
 
 @asynccontextmanager
-async def launched(bench: Bench, program: Program, run_id: str = "run") -> AsyncIterator[tuple[Process, Recorder]]:
+async def launched(
+    bench: Bench, program: Program, run_id: str = "run", *, prompt_later: bool = False
+) -> AsyncIterator[tuple[Process, Recorder]]:
     """A run under the service, swept and drained at the end."""
     sink = Recorder()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bench.launcher.serve)  # noqa: ASYNC113 -- a launch may come before the service
         with trio.fail_after(20):
-            process = await bench.launcher.launch(bench.spec(program, run_id), sink)
+            spec = evolve(bench.spec(program, run_id), prompt_later=prompt_later)
+            process = await bench.launcher.launch(spec, sink)
             try:
                 yield process, sink
             finally:
@@ -215,6 +221,34 @@ async def test_waiting_can_be_cancelled_and_begun_again_and_several_may_wait(ben
                 nursery.start_soon(wait, process)
             process.kill()
     assert codes == [-9, -9, -9]
+
+
+async def test_one_that_is_prompted_later_waits_for_that_and_goes_on_when_it_has_come(bench):
+    async with launched(bench, Program.READS, prompt_later=True) as (process, sink):
+        await sink.until(b"ready\n")
+        with trio.move_on_after(0.05) as waiting:
+            await process.wait()
+        assert waiting.cancelled_caught
+        assert process.deliver(b"do it")
+        assert await process.wait() == 0
+    assert sink.out == b"ready\nread\n"
+
+
+async def test_one_that_has_ended_takes_no_prompt(bench):
+    async with launched(bench, Program.READS, prompt_later=True) as (process, sink):
+        await sink.until(b"ready\n")
+        process.kill()
+        assert await process.wait() == -9
+        assert not process.deliver(b"do it")
+    assert sink.out == b"ready\n"
+
+
+async def test_one_that_waits_for_its_prompt_is_ended_as_any_other(bench):
+    async with launched(bench, Program.READS, prompt_later=True) as (process, sink):
+        await sink.until(b"ready\n")
+        await process.terminate()
+        assert await process.wait() == -15
+    assert sink.out == b"ready\n", "it has not seen the end of its input before"
 
 
 async def test_a_missing_program_is_told_as_such_and_leaves_nothing(bench):

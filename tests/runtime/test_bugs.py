@@ -115,10 +115,10 @@ async def test_in_a_run_task(autojump_clock: MockClock) -> None:
     class Failing(MemoryRuns):
         fails = False
 
-        def begin(self, run_id: str, prompt: str) -> object:  # type: ignore[override]
+        def begin(self, run_id: str, prompt: str, messages: str = "") -> object:  # type: ignore[override]
             if self.fails:
                 raise Bug
-            return super().begin(run_id, prompt)
+            return super().begin(run_id, prompt, messages)
 
     runs = Failing()
 

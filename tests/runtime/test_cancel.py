@@ -32,7 +32,7 @@ from darkfactory import (
 )
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process, Sink
-from darkfactory.model.actions import Cause
+from darkfactory.model.actions import LEVEL
 from darkfactory.model.state import Durable, State
 from darkfactory.policy.history import fold
 from darkfactory.runtime import factory as wiring
@@ -70,6 +70,7 @@ def simulated() -> SimulatedMachine:
 async def first_life(machine: SimulatedMachine, opener: Callable[[OrchestratorConfig], Any] | None = None) -> None:
     async with open_factory(FLEET, machine=opener or machine.open, seed=1) as factory:
         await factory.start("helper")
+        await factory.send("and this", "helper", message_id="this")
         await trio.sleep(20)  # the second crash of "broken" holds it; an occurrence has come
         await factory.resume("broken")
         await trio.sleep(60)  # the next occurrence stops the run of the former, "helper" is timed out
@@ -133,11 +134,10 @@ def check_fold(state: State, durable: Durable, machine: SimulatedMachine) -> Non
     if not state.agents:
         return  # it was cancelled before it knew anything
     assert dict(state.runs) == durable.alive
-    assert {
-        request.key for request in state.queue.values() if request.cause is not Cause.ALWAYS_ON
-    } == durable.pending.keys()
+    assert {request.key for request in state.queue.values() if request.cause not in LEVEL} == durable.pending.keys()
     blocks = {name: known.block for name, known in state.providers.items() if known.block is not None}
     assert {name: attrs.evolve(block, probe=None) for name, block in blocks.items()} == durable.blocks
+    assert state.mail == durable.mail
     for name, agent in state.agents.items():
         assert agent.hold == durable.holds.get(name)
         assert agent.cursor == durable.cursors.get(name, (None, None))[1]

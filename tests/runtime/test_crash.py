@@ -31,6 +31,7 @@ from darkfactory import (
     OrchestratorError,
     Overlap,
     ProviderConfig,
+    Refuse,
     open_factory,
 )
 from darkfactory.devices import segments
@@ -59,11 +60,12 @@ FLEET = fleet(
         "slow", AgentLayer.CORE, "demo", "is overtaken", schedule="*/2 * * * *", overlap=Overlap.QUEUE, catchup_secs=90
     ),
     AgentDefinition("helper", AgentLayer.GROWTH, "demo", "on demand", max_runs_per_day=2),
+    AgentDefinition("mailed", AgentLayer.GROWTH, "demo", "does what it is told"),
     AgentDefinition("paid", AgentLayer.CORE, "demo", "is turned away", schedule="* * * * *", provider="p"),
     AgentDefinition("too", AgentLayer.CORE, "demo", "waits as well", schedule="*/2 * * * *", provider="p"),
     AgentDefinition("frugal", AgentLayer.CORE, "demo", "may call thrice", schedule="* * * * *", provider="q"),
     layer=LayerConfig(backoff_jitter=0.0, max_restarts=MOST, period_secs=PERIOD),
-    max_concurrent_runs=6,
+    max_concurrent_runs=7,
     providers={"q": ProviderConfig(calls_per_hour=CALLS, tokens_per_day=10**6)},
 )
 ASKS_AT, END = (30.0, 100.0, 200.0), 300.0
@@ -159,6 +161,8 @@ def script(spec: LaunchSpec) -> Script:
         return Script(secs=5.0, exit_code=1, last_words=says(ok=False, text="wait", error="quota", resets_at=resets_at))
     if agent == "frugal":
         return Script(output=((0.0, STARTED), (1.0, ANSWER)), secs=10.0)
+    if agent == "mailed":
+        return Script(secs=5.0, last_words=says(text="@steady I have done it"))
     if agent == "looping" or (agent == "minutely" and int(clock[2:4]) % 3 == 1):
         return FAILS
     return Script(secs=200.0 if agent == "slow" else 10.0)
@@ -172,6 +176,8 @@ class Story:
     directory: Path
     admitted: list[str]
     """What the operator was told."""
+    accepted: list[str]
+    """The orders that were acknowledged; the operator repeats the others."""
     last: Durable | None = None
     """What the last life knew at its end."""
     ended_at: datetime | None = None
@@ -181,7 +187,7 @@ class Story:
 async def tell(directory: Path, fates: tuple[Fate, ...]) -> Story:
     """Live until the first fate, start again, live until the next, and at last to the end."""
     machine = SimulatedMachine(script)
-    story = Story(machine, directory, [])
+    story = Story(machine, directory, [], [])
 
     async def operate(factory: AgentOrchestrator) -> None:
         for at in ASKS_AT:
@@ -190,6 +196,10 @@ async def tell(directory: Path, fates: tuple[Fate, ...]) -> Story:
                 answer = await factory.start("helper")
                 if isinstance(answer, Admit):
                     story.admitted.append(answer.run_id)
+            if (order := f"order-{at:g}") not in story.accepted:
+                sent = await factory.send(order, "mailed", message_id=order)
+                assert not isinstance(sent.outcome, Refuse) or sent.outcome.reason == "duplicate"
+                story.accepted.append(order)
         await trio.sleep_until(END + 0.5)
         await trio.sleep(10)  # it may have been down until now
 
@@ -310,6 +320,25 @@ def check(story: Story) -> None:
     assert len([line for line in by_kind["run_begun"] if line["agent"] == "helper"]) <= 2, "the day's runs are counted"
     assert len([line for line in by_kind["run_begun"] if line["agent"] == "frugal"]) <= CALLS, "and the hour's calls"
     check_blocks(lines)
+    check_messages(story, by_kind)
+
+
+def check_messages(story: Story, by_kind: dict[str, list[dict[str, Any]]]) -> None:
+    """Each order was accepted once and told at least once; what was done was reported, and the reports still wait."""
+    assert story.last is not None
+    launched = {spec.run_id for spec in story.machine.launcher.started}
+    prompts = [text for run_id, text in story.machine.runs.prompts.items() if run_id in launched]
+    accepted = Counter(line["id"] for line in by_kind["message"])
+    assert set(accepted.values()) == {1}
+    for at in ASKS_AT:
+        order = f"order-{at:g}"
+        assert accepted[order] == 1
+        assert any(order in prompt for prompt in prompts)
+    assert story.ended_at is not None
+    ends = [line for line in by_kind["run_ended"] if instant(line["utc"]) < story.ended_at]
+    succeeded = {line["run"] for line in ends if line["reason"] == "succeeded"}
+    reports = {f"{run}-m1" for run in succeeded if run.startswith("mailed")}
+    assert {message.id for message in story.last.mail.box("steady")} >= reports
 
 
 def check_blocks(lines: list[dict[str, Any]]) -> None:

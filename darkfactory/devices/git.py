@@ -1,0 +1,312 @@
+"""Git, run so that it does what we ask and nothing that a repository asks.
+
+A repository can name programs in many places: hooks, filters, a file system monitor, external diffs, credential
+helpers, editors, pagers, signatures, transports. Whoever may write to it, and agents may, has them run by the next
+who calls git there, with that one's rights: out of a sandbox, for example, into ours. So here
+
+- the environment is our own: no configuration of the system or the user, no prompt, no editor, no pager, no transport;
+- what the repository's configuration could run is overridden: what has a fixed name always, what is named by it
+  (`filter.X.clean`) after a look at the names that are there;
+- the repository and the directory of files are named outright, so that a `.git` that was put somewhere leads nowhere;
+- ancestry is what the objects say: no grafts, no replacements, no graph file.
+
+What is left: a filter that is written into the configuration between our look and the command that follows it runs.
+Commands that make patches must be given `--no-ext-diff --no-textconv`.
+
+Each command is a process as a run's are (`devices.launcher`): in a session of its own, marked as ours, ended with all
+that it started when it is cancelled or takes too long, and by the guard if we are killed. Git that was killed may leave
+a lock file behind, which makes later commands fail; it never leaves half a commit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+import trio
+from attrs import define, field, frozen
+
+from darkfactory.devices.process import Launcher, LaunchSpec, Process
+from darkfactory.errors import OrchestratorError, SpawnFailed
+from darkfactory.model.signals import Stream
+
+COMMAND_SECS: Final = 120.0
+"""The longest that one command may take; callers have shorter bounds of their own around several."""
+END_SECS: Final = 7.0
+"""The longest that it takes to end one that is cancelled, or all that one has left."""
+GRACE_SECS: Final = 1.0
+"""Of these, what it is given to take its lock files away; it takes a millisecond."""
+MAX_OUTPUT_BYTES: Final = 32 * 1024**2
+"""A command that prints more is ended, and has failed."""
+TAIL_BYTES: Final = 2000
+"""Of what it says on stderr."""
+NOBODY: Final = "0"
+"""As an old value, times the length of an object's name: the ref does not exist."""
+OBJECT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+"""An object's whole name."""
+
+_ENVIRONMENT: Final = {
+    "LANG": "C",
+    "LC_ALL": "C",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_SYSTEM": os.devnull,
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ASKPASS": "false",
+    "SSH_ASKPASS": "false",
+    "GIT_EDITOR": "false",
+    "GIT_SEQUENCE_EDITOR": "false",
+    "GIT_PAGER": "cat",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_LITERAL_PATHSPECS": "1",
+    "GIT_ALLOW_PROTOCOL": "none",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_GRAFT_FILE": os.devnull,
+    "GIT_AUTHOR_NAME": "darkfactory",
+    "GIT_AUTHOR_EMAIL": "darkfactory@localhost",
+    "GIT_COMMITTER_NAME": "darkfactory",
+    "GIT_COMMITTER_EMAIL": "darkfactory@localhost",
+}
+_OVERRIDES: Final = {
+    # what would run a program
+    "core.hooksPath": os.devnull,
+    "core.fsmonitor": "false",
+    "core.sshCommand": "false",
+    "core.gitProxy": "",
+    "core.alternateRefsCommand": "false",
+    "credential.helper": "",  # an empty one clears the list
+    "diff.external": "",
+    "gpg.program": "false",
+    "gpg.ssh.program": "false",
+    "gpg.x509.program": "false",
+    "commit.gpgSign": "false",
+    "tag.gpgSign": "false",
+    "log.showSignature": "false",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "submodule.recurse": "false",
+    "protocol.allow": "never",
+    # what would hide something, or make a command fail that need not
+    "core.attributesFile": os.devnull,
+    "core.excludesFile": os.devnull,
+    "core.checkStat": "default",
+    "core.trustctime": "true",
+    "core.untrackedCache": "false",
+    "core.splitIndex": "false",
+    "core.sparseCheckout": "false",
+    "core.safecrlf": "false",
+    "core.commitGraph": "false",
+}
+_NAMED: Final = {
+    ("filter", "clean"): "",
+    ("filter", "smudge"): "",
+    ("filter", "process"): "",
+    ("filter", "required"): "false",
+    ("diff", "command"): "",
+    ("diff", "textconv"): "",
+    ("merge", "driver"): "false",
+    ("hook", "command"): ":",
+}
+"""What a configuration can give names of its own, as SECTION.NAME.KEY, and what we put in its place."""
+
+
+class GitError(OrchestratorError):
+    """A git command has failed, could not be started, or did not end in time."""
+
+    def __init__(self, argv: tuple[str, ...], exit_code: int | None, tail: str) -> None:
+        what = "failed" if exit_code is None else f"ended with {exit_code}"
+        super().__init__(f"git {argv[0]} {what}: {tail or 'it said nothing'}")
+        self.argv = argv
+        """Without the program and our own options."""
+        self.exit_code = exit_code
+        """None when it could not be started, or was ended by us."""
+        self.tail = tail
+        """The end of what it said on stderr, or why we ended it; cut, and safe to print."""
+
+
+@define(eq=False)
+class Git:
+    """Starts git commands."""
+
+    launcher: Launcher
+    scratch: Path
+    """A directory that is ours alone; made when it is needed. Output goes here while a command runs."""
+    environ: Mapping[str, str] = field(repr=False)
+    """Where its PATH is taken from, and nothing else."""
+    _number: count[int] = field(factory=lambda: count(1))
+
+    async def run(
+        self,
+        *argv: str,
+        cwd: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+        overrides: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Run `git ARGV` and return what it printed. Without `cwd` it is in a directory without a repository.
+
+        GitError unless it exits with 0. Cancelled, it is ended first, with everything that it started.
+        """
+        name = f"git-{next(self._number)}"
+        try:
+            self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise GitError(argv, None, str(error)) from error
+        heard = _Heard()
+        spec = LaunchSpec(
+            run_id=name,
+            argv=("git", *argv),
+            env=self._environment(variables or {}, {**_OVERRIDES, **(overrides or {})}),
+            cwd=cwd or self.scratch,
+            stdin=None,
+            stdout=self.scratch / f"{name}-{os.getpid()}.out",
+            stderr=self.scratch / f"{name}-{os.getpid()}.err",
+            max_output_bytes=MAX_OUTPUT_BYTES,
+        )
+        code: int | None = None
+        try:
+            process = await self.launcher.launch(spec, heard)
+            try:
+                with heard.patience:
+                    heard.patience.deadline = trio.current_time() + COMMAND_SECS
+                    code = await process.wait()
+            finally:
+                try:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECS):
+                        if code is None:
+                            await _ask_to_end(process)
+                        await process.sweep()
+                finally:
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECS):
+                        await process.drain()
+        except SpawnFailed as failure:
+            remedy = "; install git (2.31 or newer)" if failure.reason == "tool_missing" else ""
+            raise GitError(argv, None, f"{failure.reason}: {failure.detail}{remedy}") from failure
+        finally:
+            spec.stdout.unlink(missing_ok=True)
+            spec.stderr.unlink(missing_ok=True)
+        if code is None:
+            why = "printed more than we take" if heard.too_much else f"did not end within {COMMAND_SECS:g} s"
+            raise GitError(argv, None, f"it {why}, and was ended")
+        if code != 0 or heard.too_much:
+            raise GitError(argv, code, heard.tail())
+        return bytes(heard.stdout)
+
+    def _environment(self, variables: Mapping[str, str], overrides: Mapping[str, str]) -> dict[str, str]:
+        # a relative entry would be looked up where agents write
+        path = [entry for entry in self.environ.get("PATH", os.defpath).split(os.pathsep) if entry.startswith("/")]
+        env = {**_ENVIRONMENT, "PATH": os.pathsep.join(path), "HOME": str(self.scratch), **variables}
+        env["GIT_CONFIG_COUNT"] = str(len(overrides))
+        for number, (key, value) in enumerate(overrides.items()):
+            env[f"GIT_CONFIG_KEY_{number}"] = key
+            env[f"GIT_CONFIG_VALUE_{number}"] = value
+        return env
+
+    async def open(self, common: Path) -> Repository:
+        """The repository with this common directory (its `.git`), after a look at what it would run.
+
+        GitError if it is not there, is a link, or belongs to another user: then its configuration is not ours to obey.
+        """
+        if (why := _unfit(common)) is not None:
+            raise GitError(("open",), None, f"{common} {why}")
+        bare = Repository(self, common, {})
+        names = await bare.run("config", "--list", "--includes", "--name-only", "-z")
+        return Repository(self, common, dict(_switched_off(os.fsdecode(names).split("\0"))))
+
+
+@frozen
+class Repository:
+    """A repository, named by its common directory; commands here know no worktree but the one that they are given."""
+
+    git: Git
+    common: Path
+    """What `git rev-parse --git-common-dir` says."""
+    overrides: Mapping[str, str]
+    """What its configuration names, switched off."""
+
+    async def run(
+        self, *argv: str, git_dir: Path | None = None, work_tree: Path | None = None, index: Path | None = None
+    ) -> bytes:
+        """Run `git ARGV` on it; see `Git.run`.
+
+        `git_dir`: that of a worktree of its own making, whose HEAD and index are used. Where files are meant,
+        `work_tree` says which, and `index` has a file of our own used instead of the worktree's.
+        """
+        options = [f"--git-dir={git_dir or self.common}"]
+        variables = {"GIT_COMMON_DIR": str(self.common)}
+        if work_tree is not None:
+            options.append(f"--work-tree={work_tree}")
+        if index is not None:
+            variables["GIT_INDEX_FILE"] = str(index)
+        try:
+            return await self.git.run(*options, *argv, cwd=work_tree, variables=variables, overrides=self.overrides)
+        except GitError as error:
+            raise GitError(argv, error.exit_code, error.tail) from error
+
+
+def _unfit(common: Path) -> str | None:
+    """Why a directory cannot be taken for a repository of ours; None if it can."""
+    try:
+        found = common.lstat()
+    except OSError as error:
+        return f"cannot be reached: {error.strerror}"
+    if not stat.S_ISDIR(found.st_mode):
+        return "is no directory"
+    return None if found.st_uid == os.geteuid() else "belongs to another user: run the factory as that one"
+
+
+async def _ask_to_end(process: Process) -> None:
+    await process.terminate()
+    with trio.move_on_after(GRACE_SECS):
+        await process.wait()
+
+
+def _switched_off(names: list[str]) -> Iterator[tuple[str, str]]:
+    """For each key of a configuration that names a program: the key and what takes its place."""
+    for name in names:
+        section, _, rest = name.partition(".")
+        subsection, _, key = rest.rpartition(".")
+        value = _NAMED.get((section.casefold(), key.casefold()))
+        if value is not None and subsection:
+            yield name, value
+            if section.casefold() == "filter":  # it might be required and only then be looked at
+                yield f"{section}.{subsection}.required", "false"
+
+
+@define(eq=False)
+class _Heard:
+    """A sink that keeps what was printed, and loses patience when that is too much."""
+
+    patience: trio.CancelScope = field(factory=trio.CancelScope)
+    stdout: bytearray = field(factory=bytearray)
+    stderr: bytearray = field(factory=bytearray)
+    too_much: bool = False
+
+    def feed(self, stream: Stream, data: bytes) -> None:
+        if stream is Stream.STDOUT:
+            self.stdout += data[: MAX_OUTPUT_BYTES - len(self.stdout)]
+        else:
+            self.stderr = (self.stderr + data)[-TAIL_BYTES:]
+
+    def written(self, size: int) -> None:
+        if size > MAX_OUTPUT_BYTES:
+            self.too_much = True
+            self.patience.cancel(reason="it printed too much")
+
+    def truncated(self, stream: Stream) -> None:
+        """Git does not."""
+
+    async def flush(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def tail(self) -> str:
+        """The last thing it said, in one line that is safe to print."""
+        lines = self.stderr.decode(errors="replace").strip().splitlines()
+        text = "; ".join(line.strip() for line in lines[-3:])
+        return "".join(character if character.isprintable() else "?" for character in text)

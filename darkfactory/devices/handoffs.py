@@ -1,0 +1,77 @@
+"""Where the contexts of handoffs lie: a file each, whole or not there."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from attrs import frozen
+
+from darkfactory.devices import threads
+from darkfactory.devices.segments import sync_directory
+from darkfactory.devices.statedir import write_atomically
+
+
+class HandoffStore(Protocol):
+    """Keeps the contexts of handoffs, by their ids, which are safe as file names."""
+
+    async def write(self, handoff_id: str, text: str) -> str:
+        """Write a context; the file's path, where it is whole and durable now.
+
+        Written again, the same text is none the worse. FileExistsError when the id has another text already, OSError
+        when the disk refuses.
+        """
+        ...
+
+    async def remove(self, handoff_id: str) -> None:
+        """Take it back, if it is there."""
+        ...
+
+    async def prune(self, since: datetime) -> None:
+        """Delete those that were written earlier."""
+        ...
+
+
+@frozen
+class HandoffFiles:
+    """Files `<id>.json` in one directory (mode 0700), which is made when it is needed."""
+
+    path: Path
+    in_thread: threads.InThread = threads.in_thread
+
+    async def write(self, handoff_id: str, text: str) -> str:
+        """See `HandoffStore`."""
+        file: str = await self.in_thread(partial(self._write, handoff_id, text))
+        return file
+
+    def _write(self, handoff_id: str, text: str) -> str:
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        file = self.path / f"{handoff_id}.json"
+        if file.exists():
+            if file.read_text(encoding="utf-8", errors="replace") != text:
+                raise FileExistsError(f"{file}: there is another handoff of this id")
+        else:
+            write_atomically(file, text, sync=True)
+            sync_directory(self.path)
+        return str(file)
+
+    async def remove(self, handoff_id: str) -> None:
+        """See `HandoffStore`."""
+        await self.in_thread(partial(self._remove, handoff_id))
+
+    def _remove(self, handoff_id: str) -> None:
+        with suppress(OSError):
+            (self.path / f"{handoff_id}.json").unlink()
+
+    async def prune(self, since: datetime) -> None:
+        """See `HandoffStore`."""
+        await self.in_thread(partial(self._prune, since.timestamp()))
+
+    def _prune(self, since: float) -> None:
+        with suppress(OSError):  # what cannot be deleted now can be at the next look
+            for file in self.path.glob("*.json"):
+                if file.stat().st_mtime < since:
+                    file.unlink()
