@@ -465,8 +465,8 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
     runs_on = agent.runs_on
     if runs_on is not None and restart.turned_away(verdict.reason, verdict.error_class):
         runs_on = one_run_less(runs_on)
-    # the gate wakes for what waits
     refusals = agent.refusals + 1 if verdict.reason is Reason.RESERVED else 0
+    # the gate wakes for what waits
     draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits, refusals=refusals, runs_on=runs_on, wake_at=inf)
     draft.actions.append(correction.judged(run.agent, verdict.reason))
     draft.gate_moved = True

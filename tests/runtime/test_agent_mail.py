@@ -107,6 +107,23 @@ async def test_an_always_on_agent_waits_for_the_server_without_a_bad_end(autojum
         assert factory.agent_statuses()[0].running
 
 
+@pytest.mark.parametrize("warm", [0, 1])
+async def test_a_message_waits_until_its_agent_has_its_leases(autojump_clock: MockClock, warm: int) -> None:
+    machine, server = world(away=True)
+    async with open_factory(mailed(worker(warm=warm)), machine=machine.open) as factory:
+        assert isinstance((await factory.send("mind the gap", to="one")).outcome, Admit)
+        await trio.sleep(100)
+        assert machine.records("run_started") == []
+        assert machine.records("messages_delivered") == []
+        server.away = False
+        await trio.sleep(100)
+        (started,) = machine.records("run_started")
+        assert "mind the gap" in machine.runs.prompts[started["run"]]
+        await trio.sleep(100)
+        assert len(machine.records("messages_done")) == 1
+        assert server.held == {}
+
+
 async def test_leases_are_renewed_at_half_their_time_for_as_long_as_the_run_lives(autojump_clock: MockClock) -> None:
     machine, server = world(Script(secs=2000.0))
     async with open_factory(mailed(worker()), machine=machine.open) as factory:
