@@ -27,6 +27,7 @@ from darkfactory.model.events import Event, Moment, ScheduleEvent, Spawn
 from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
+    AgentMailConfig,
     CompoundReviewConfig,
     Containment,
     Fallback,
@@ -58,6 +59,7 @@ __all__ = [
     "Admit",
     "AgentDefinition",
     "AgentLayer",
+    "AgentMailConfig",
     "AgentNotFound",
     "AgentOrchestrator",
     "AgentStatus",

@@ -22,6 +22,7 @@ from typing import Any
 import trio
 from attrs import define, field, frozen
 
+from darkfactory.devices.agent_mail import ServerAway
 from darkfactory.devices.clock import zone_of
 from darkfactory.devices.disk import Room
 from darkfactory.devices.machine import Machine
@@ -30,7 +31,7 @@ from darkfactory.devices.runstore import Keep, Pruned, RunFiles
 from darkfactory.devices.segments import Line, encode
 from darkfactory.devices.worktrees import Settled, Worktree
 from darkfactory.errors import SpawnFailed
-from darkfactory.model.fleet import OrchestratorConfig
+from darkfactory.model.fleet import OrchestratorConfig, Reservation
 from darkfactory.model.signals import Stream
 from darkfactory.policy.admission import EARLY_SECS
 
@@ -417,6 +418,53 @@ class SimulatedDisk:
 
 
 @define(eq=False)
+class SimulatedAgentMail:
+    """A server that others use as well (`devices.agent_mail.LeaseServer`); change its vices at any time."""
+
+    secs: float = 0.0
+    """How long each answer takes."""
+    away: bool = False
+    """It does not answer, which is found out at once."""
+    taken: dict[str, str] = field(factory=dict)
+    """Glob -> which of the others has it."""
+    held: dict[str, tuple[Reservation, ...]] = field(factory=dict)
+    """Our agents' leases: what it would keep others from."""
+    until: dict[str, float] = field(factory=dict)
+    """When those end, in Trio seconds."""
+    ttl_secs: float = 600.0
+    asked: list[tuple[str, str]] = field(factory=list)
+    """What it was asked to do, and for which agent, in order."""
+
+    async def grant(self, agent: str, run_id: str, leases: Iterable[Reservation]) -> tuple[str, ...]:  # noqa: ARG002
+        """Give them all, and say who has one of them already."""
+        self.asked.append(("grant", agent))
+        await self._answer()
+        self.held[agent], self.until[agent] = tuple(leases), trio.current_time() + self.ttl_secs
+        return tuple(f"{each.glob}: {self.taken[each.glob]} has it" for each in leases if each.glob in self.taken)
+
+    async def renew(self, agents: Mapping[str, float]) -> frozenset[str]:
+        """Let them last longer."""
+        self.asked += [("renew", agent) for agent in agents]
+        await self._answer()
+        for agent, secs in agents.items():
+            if agent in self.until:
+                self.until[agent] += secs
+        return frozenset(agent for agent in agents if agent not in self.held)
+
+    async def release(self, agent: str) -> None:
+        """Take them back."""
+        self.asked.append(("release", agent))
+        await self._answer()
+        self.held.pop(agent, None)
+        self.until.pop(agent, None)
+
+    async def _answer(self) -> None:
+        await trio.sleep(self.secs)
+        if self.away:
+            raise ServerAway("the simulated server is away")
+
+
+@define(eq=False)
 class SimulatedWorktrees:
     """Worktrees that exist only by name (`devices.worktrees.Worktrees`); change what becomes of them at any time."""
 
@@ -494,6 +542,8 @@ class SimulatedMachine:
     journal: MemoryJournal = field(init=False, factory=MemoryJournal)
     runs: MemoryRuns = field(init=False, factory=MemoryRuns)
     disk: SimulatedDisk = field(init=False, factory=SimulatedDisk)
+    leases: SimulatedAgentMail | None = None
+    """Asked for leases as if the fleet had `[agent_mail]`."""
     handoffs: MemoryHandoffs = field(init=False, factory=MemoryHandoffs)
     worktrees: SimulatedWorktrees = field(init=False, factory=SimulatedWorktrees)
 
@@ -514,6 +564,7 @@ class SimulatedMachine:
             worktrees=self.worktrees,
             history=tuple(self.journal.lines),
             in_thread=_at_once,
+            leases=self.leases,
         )
 
     def records(self, kind: str, **like: Any) -> list[Line]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from zoneinfo import ZoneInfo
@@ -26,6 +27,7 @@ from darkfactory.model.fleet import (
     WAIT_FOR_PROMPT,
     AgentDefinition,
     AgentLayer,
+    AgentMailConfig,
     CompoundReviewConfig,
     Isolation,
     NightwatchConfig,
@@ -39,6 +41,10 @@ from darkfactory.model.routing import folded
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s#]*)?")
+_TOKEN = re.compile("[!-~]+")
+_AGENT_MAIL = ("mcp", "httpx2")
+"""The modules of the extra."""
 _LONGEST_WORDS = 64
 """Characters of a capability or a keyword. What is longer is a sentence, and in no text twice."""
 _LONGEST_GLOB = 256
@@ -89,13 +95,15 @@ def missing_paths(config: OrchestratorConfig) -> tuple[Fault, ...]:
 
 
 def absent(config: OrchestratorConfig) -> Iterator[Finding]:
-    """`missing_paths`, before they have lines; and what a program refuses to do for this user."""
+    """`missing_paths`, before they have lines; what is not installed; what a program refuses to do for this user."""
     wanted: dict[Keys, Path] = {("working_dir",): config.working_dir}
     if config.compound_review is not None:
         wanted["compound_review", "repo_path"] = config.compound_review.repo_path
     for keys, path in wanted.items():
         if not _is_dir(path):
             yield Finding(keys, "is not an existing directory", "create it, or correct the path")
+    if config.agent_mail is not None and any(find_spec(module) is None for module in _AGENT_MAIL):
+        yield Finding(("agent_mail",), "needs more than is installed", "pip install 'darkfactory[agent-mail]'")
     in_repository = _is_dir(config.working_dir) and _has_git(config.working_dir)
     for index, agent in enumerate(config.agents):
         if agent.isolation is Isolation.WORKTREE and _is_dir(config.working_dir) and not in_repository:
@@ -128,6 +136,8 @@ def findings(config: OrchestratorConfig) -> Iterator[Finding]:
     for name, provider in config.providers.items():
         yield from _provider(("providers", name), name)
         yield from limits.check(("providers", name), provider)
+    if config.agent_mail is not None:
+        yield from _agent_mail(config.agent_mail)
     yield from _routing(config)
     for index, agent in enumerate(config.agents):
         yield from _agent(("agents", index), agent, config)
@@ -222,6 +232,25 @@ def _review(review: CompoundReviewConfig, zone: ZoneInfo) -> Iterator[Finding]:
     yield from limits.check(here, review)
     yield from _cron((*here, "schedule"), review.schedule, zone)
     yield from _path((*here, "repo_path"), review.repo_path)
+
+
+def _agent_mail(server: AgentMailConfig) -> Iterator[Finding]:
+    here = ("agent_mail",)
+    yield from limits.check(here, server)
+    if not _URL.fullmatch(server.url):  # not told: somebody may have put a password into it
+        yield Finding((*here, "url"), "is no address of a server", 'such as "http://127.0.0.1:8765/mcp/"')
+    if server.project is not None and not server.project.strip():
+        yield Finding((*here, "project"), "must not be empty", "leave it out for the path of working_dir")
+    yield from _no_nul((*here, "project"), server.project or "")
+    if server.token is not None and not _TOKEN.fullmatch(server.token.value):
+        yield Finding((*here, "token"), "must be printable ASCII without spaces, and not empty")
+    if server.timeout_secs * 4 > server.ttl_secs:
+        most = words.number(server.ttl_secs)
+        yield Finding(
+            (*here, "timeout_secs"),
+            f"must be at most a quarter of ttl_secs ({most}), found {words.number(server.timeout_secs)}",
+            reads=((*here, "ttl_secs"),),
+        )
 
 
 def _tool(name: str, tool: ToolConfig) -> Iterator[Finding]:

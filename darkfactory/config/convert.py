@@ -26,6 +26,7 @@ from darkfactory.config.lines import Keys
 from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
+    AgentMailConfig,
     CompoundReviewConfig,
     Containment,
     Fallback,
@@ -57,6 +58,7 @@ _SECTIONS: dict[type[attrs.AttrsInstance], str] = {
     ToolConfig: "[tools.X]",
     JsonlMap: "[tools.X.jsonl]",
     ProviderConfig: "[providers.X]",
+    AgentMailConfig: "[agent_mail]",
     RoutingConfig: "[routing]",
     Fallback: "[agents.fallback]",
     Reservation: "a table in the agent's reserve",
@@ -74,6 +76,7 @@ _REQUIRED: Mapping[str, object] = {
     "repo_path": ".",
     "argv": ["my-program"],
     "glob": "docs/**",
+    "url": "http://127.0.0.1:8765/mcp/",
     "working_dir": ".",
 }
 """For keys that cannot be left out: the example that a fault shows, which also stands in for what does not fit."""

@@ -81,6 +81,7 @@ _LIMITS = {
     "success_cooldown_secs": _TIME,
     "timeout_secs": _SOME_TIME,
     "tokens_per_day": Limit(1),
+    "ttl_secs": Limit(120, _CENTURY),
     "usd_per_day": Limit(0, above=True),
     "warm": Limit(0, 20),
     "warm_idle_secs": _SOME_TIME,

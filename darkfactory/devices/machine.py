@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from darkfactory.devices import containment, threads
+from darkfactory.devices.agent_mail import LeaseServer
 from darkfactory.devices.cgroup import Cgroups, NoCgroup
 from darkfactory.devices.clock import CivilClock, SystemClock
 from darkfactory.devices.disk import Disk, Mounts
@@ -60,6 +61,8 @@ class Machine:
     environ: Mapping[str, str] = field(factory=dict, repr=False)
     """Where the agents' `env_pass` is taken from."""
     in_thread: threads.InThread = threads.in_thread
+    leases: LeaseServer | None = None
+    """Who gives leases besides the gate; None where nobody does."""
 
 
 @contextmanager
@@ -71,6 +74,7 @@ def open_machine(
     keep: timedelta,
     adopts: bool = False,
     open_files: int | None = None,
+    leases: Callable[[str], LeaseServer] | None = None,
     isolates: bool = False,
 ) -> Iterator[Machine]:
     """The real machine, with the state directory locked for us and a guard that waits for our death.
@@ -78,7 +82,8 @@ def open_machine(
     `keep` is how long old parts of the journal stay.
 
     `adopts`: this process is a child subreaper, and the orphans that come to it are those of runs. `open_files`: the
-    soft limit that runs get in place of ours. `isolates`: runs write to worktrees as well.
+    soft limit that runs get in place of ours. `isolates`: runs write to worktrees as well. `leases` is told by what
+    this factory can be told from all others.
 
     Raises AlreadyRunning, StateDirError, JournalDamaged, or NoCgroup where one was demanded; then nothing is held.
     """
@@ -105,6 +110,7 @@ def open_machine(
                     history=journal.history(),
                     contained=contained,
                     environ=dict(os.environ),
+                    leases=leases(directory.instance) if leases is not None else None,
                 )
         finally:
             journal.close()

@@ -39,6 +39,8 @@ class Reason(Enum):
     """It used up the money, the tokens or the calls that it was given."""
     DISK = "disk"
     """It failed on a full disk: the machine's fault."""
+    RESERVED = "reserved"
+    """It was not started: an Agent Mail server did not give it its leases."""
     LOST = "lost"
     """The factory died while it ran; told of at the next start."""
 

@@ -210,6 +210,22 @@ class ProviderConfig:
 
 
 @frozen
+class AgentMailConfig:
+    """A server that leases are taken from besides our own gate (`[agent_mail]`)."""
+
+    url: str
+    """Of its MCP endpoint, http or https."""
+    project: str | None = None
+    """What the server calls the directory; None means the path of `working_dir`."""
+    token: Secret | None = None
+    """Sent as a bearer token."""
+    ttl_secs: float = 600.0
+    """How long leases last that are not renewed, as after a crash; they are renewed at half of it."""
+    timeout_secs: float = 10.0
+    """How long one conversation with it may take."""
+
+
+@frozen
 class JsonlMap:
     """How to read a program that prints a JSON object a line (`[tools.X.jsonl]`).
 
@@ -420,6 +436,8 @@ class OrchestratorConfig:
     layers: Mapping[AgentLayer, LayerConfig] = field(factory=_one_per_layer)
     tools: Mapping[str, ToolConfig] = field(factory=dict)
     providers: Mapping[str, ProviderConfig] = field(factory=dict)
+    agent_mail: AgentMailConfig | None = None
+    """None where the gate alone gives leases."""
     routing: RoutingConfig = field(factory=RoutingConfig)
     source: Path | None = None
     """The fleet file, resolved; None for a fleet made in a program."""

@@ -147,6 +147,8 @@ class AgentState:
     """The ends that count against the restart intensity, oldest first, within the period."""
     waits: int = 0
     """The ends in a row whose cause goes by itself, and that no provider is blocked for."""
+    refusals: int = 0
+    """The ends in a row because a server did not give it its leases."""
     begun: int = 0
     """Runs admitted since the factory started."""
     restarts: int = 0

@@ -465,8 +465,9 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
     runs_on = agent.runs_on
     if runs_on is not None and restart.turned_away(verdict.reason, verdict.error_class):
         runs_on = one_run_less(runs_on)
+    refusals = agent.refusals + 1 if verdict.reason is Reason.RESERVED else 0
     # the gate wakes for what waits
-    draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits, runs_on=runs_on, wake_at=inf)
+    draft.change(run.agent, run=None, bad_ends=bad_ends, waits=waits, refusals=refusals, runs_on=runs_on, wake_at=inf)
     draft.actions.append(correction.judged(run.agent, verdict.reason))
     draft.gate_moved = True
     planned: Again | None = None
@@ -497,6 +498,9 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> Agai
             return None
         case Again.CURED if verdict.reason is Reason.DISK:
             delay, delayed_by = 0.0, "disk"  # nothing to wait for but the gate
+        case Again.CURED if verdict.reason is Reason.RESERVED:
+            delay, delayed_by = restart.lease_wait(agent.refusals), "agent_mail"
+            waits = Queue("agent_mail", f"{verdict.detail}; asked again in {delay:g} s")
         case Again.CURED if verdict.error_class is ErrorClass.BUDGET and run.layer is not AgentLayer.SAFETY:
             return None  # its own; it is not given again by waiting: begun anew, the run would spend as much once more
         case Again.CURED if (obstacle := providers.obstacle(draft, run.provider)) is not None:
@@ -536,9 +540,9 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> Agai
         excused=0 if run.cause is Cause.ALWAYS_ON else run.excused + (again in restart.EXCUSED),
         not_before=draft.when.at + delay,
         delayed_by=delayed_by,
-        fell_back=run.fell_back and (unfit or verdict.reason is Reason.THROTTLED),
+        fell_back=run.fell_back and (unfit or verdict.reason in (Reason.THROTTLED, Reason.RESERVED)),
     )
-    if waits is not None or unfit:  # where it would run now may be another provider
+    if delayed_by != "agent_mail" and (waits is not None or unfit):  # where it would run now may be another provider
         waits = providers.choose(draft, request).waits or waits
     enqueue(draft, request, waits or Queue(delayed_by, f"for {delay:.1f} s" if delay else ""))
     return again

@@ -64,6 +64,7 @@ AFTER = {
     Reason.SIBLING: _ENDED_FROM_OUTSIDE,
     Reason.SHUTDOWN: _ENDED_FROM_OUTSIDE,
     Reason.DISK: After(counts=False, safety=Again.RECONCILED, others=Again.CURED),
+    Reason.RESERVED: _WAITS,
     Reason.LOST: _ENDED_FROM_OUTSIDE,
 }
 
@@ -75,7 +76,10 @@ def after(reason: Reason, layer: AgentLayer) -> Again:
 
 
 def turned_away(reason: Reason, error: ErrorClass | None) -> bool:
-    """Whether a provider's limit, theirs or ours, ended the run: then it is none of its agent's `max_runs_per_day`."""
+    """Whether a provider's limit, theirs or ours, or a lease that was not given ended it.
+
+    Then it is none of its agent's `max_runs_per_day`.
+    """
     return AFTER[reason] is _WAITS and error is not ErrorClass.BUDGET
 
 
@@ -98,6 +102,15 @@ def backoff(bad_ends: int, layer: LayerConfig, chance: float) -> float:
     doublings = min(bad_ends - 1, 64)
     delay = min(layer.backoff_secs * 2.0**doublings, layer.backoff_max_secs)
     return delay * (1.0 + layer.backoff_jitter * chance)
+
+
+LEASE_WAIT_SECS: Final = 5.0
+LEASE_WAIT_MAX_SECS: Final = 300.0
+
+
+def lease_wait(refusals: int) -> float:
+    """Seconds until a server is asked again for leases that it has not given for the `refusals`-th time in a row."""
+    return min(LEASE_WAIT_SECS * 2.0 ** min(refusals - 1, 64), LEASE_WAIT_MAX_SECS)
 
 
 WAIT_SECS: Final = 900.0

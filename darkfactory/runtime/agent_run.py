@@ -43,6 +43,7 @@ from darkfactory.policy.messages import in_words
 from darkfactory.runtime.handoffs import write_down
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.intake import Intake
+from darkfactory.runtime.leases import LeaseKeeper
 from darkfactory.runtime.memory import MemoryWatch
 from darkfactory.runtime.nightwatch import Nightwatch
 from darkfactory.tools.environment import environment
@@ -59,6 +60,10 @@ LAST_SETTLE_SECS: Final = 0.5
 """The same beyond the grace while the factory stops, which waits no longer; then the next start does it."""
 REPORT_SECS: Final = 10.0
 """How long looking at the disk, and a place in the inbox, may keep a verdict waiting."""
+GIVE_BACK_SECS: Final = 10.0
+"""How long a server may take to have a run's leases back."""
+LAST_GIVE_BACK_SECS: Final = 1.0
+"""The same while the factory stops; then their time runs out."""
 FULL_BYTES: Final = 16 * 1024**2
 """With less room than this, or than `min_free_bytes` if that is less, a bad end is blamed on the disk."""
 MESSAGES: Final = "DARKFACTORY_MESSAGES"
@@ -151,6 +156,7 @@ class Workplace:
     nightwatch: Nightwatch
     obstacle: Callable[[str], Queue | None]
     """What has come up since a run was admitted, by its id, for which it may not start after all."""
+    leases: LeaseKeeper
     fallback: Workplace | None = None
     """The same for a run with the agent's fallback, if it has one."""
     sessions: dict[str, Usage] = field(factory=dict)
@@ -355,9 +361,15 @@ class Body(ABC, Generic[HandleT]):
 
 @define(eq=False)
 class _LiveRun(Body[RunHandle]):
+    leased: bool = False
+    """A server may have given it leases."""
+
     async def live(self) -> None:
         order, place, warm = self.handle.order, self.place, self.handle.warm
         try:
+            self.refused = await self._lease()
+            if self.refused is not None:
+                return
             told = in_words(order.messages) if order.messages else ""
             prompt = self._prompt(told)
             spec = self._begin(prompt, told) if warm is None else None  # while the journal syncs
@@ -382,6 +394,33 @@ class _LiveRun(Body[RunHandle]):
             place.nightwatch.watching(order.run_id, order.agent, lambda: self.intake.tally.excused),
         ):
             self.exit_code = await self.process.wait()
+
+    async def _lease(self) -> Queue | None:
+        """Take its leases at the server, before anything of it exists; why it may not start."""
+        await trio.lowlevel.checkpoint()
+        place = self.place
+        if not place.leases.needed(place.agent.reserve):
+            return None
+        await place.machine.journal.wait_durable(self.handle.journalled)
+        refused = place.obstacle(self.run_id)
+        if refused is not None:
+            return refused
+        self.leased = True
+        return await place.leases.acquire(self.run_id, place.agent.name, place.agent.reserve)
+
+    async def _give_back_leases(self) -> None:
+        """Let the server have what it gave, if it gave any; a shutdown waits no longer for it than for a process."""
+        await trio.lowlevel.checkpoint()
+        if not self.leased:
+            return
+        patience, stop = GIVE_BACK_SECS, self.stopped
+        if stop is not None and stop.reason is Reason.SHUTDOWN:
+            patience = min(LAST_GIVE_BACK_SECS, stop.grace_secs)
+        with trio.move_on_after(patience) as scope:
+            await self.place.leases.release(self.run_id, self.place.agent.name)
+        if scope.cancelled_caught:
+            detail = f"the server did not answer within {patience:g} s"
+            _log.warning("leases_not_released", run=self.run_id, agent=self.place.agent.name, detail=detail)
 
     def _prompt(self, told: str) -> str:
         task = self.place.agent.task
@@ -416,6 +455,7 @@ class _LiveRun(Body[RunHandle]):
             await warm.gone.wait()
         await super().end_process()
         await self._settle_worktree()
+        await self._give_back_leases()
 
     async def _in_worktree(self, spec: LaunchSpec) -> LaunchSpec:
         order, place = self.handle.order, self.place

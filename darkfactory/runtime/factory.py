@@ -12,10 +12,12 @@ layers are stopped in order before anything is raised.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from typing import Final
@@ -25,6 +27,7 @@ from attrs import define, field, frozen
 from trio_util import AsyncValue, move_on_when
 
 from darkfactory.config import check_config, load_config, missing_paths
+from darkfactory.devices.agent_mail import AgentMail, open_agent_mail
 from darkfactory.devices.cgroup import NoCgroup
 from darkfactory.devices.machine import Machine, open_machine
 from darkfactory.devices.statedir import default_state_dir
@@ -72,6 +75,7 @@ from darkfactory.runtime.beat import Beat
 from darkfactory.runtime.definitions import Definitions
 from darkfactory.runtime.housekeeping import keep_worktrees, prune_runs, watch_disk
 from darkfactory.runtime.layers import Layers
+from darkfactory.runtime.leases import LeaseKeeper
 from darkfactory.runtime.memory import MemoryWatch
 from darkfactory.runtime.nightwatch import Nightwatch
 from darkfactory.runtime.scheduler import TimeScheduler
@@ -105,15 +109,25 @@ def this_machine(
         keep=timedelta(days=config.keep_days),
         adopts=adopts,
         open_files=open_files,
+        leases=partial(_agent_mail, config) if config.agent_mail is not None else None,
         isolates=config.isolates,
     )
     with ExitStack() as stack:
         try:
             machine = stack.enter_context(opened)
+        except ImportError as reason:
+            fault = Fault("agent_mail", f"cannot be used: {reason}", remedy="pip install 'darkfactory[agent-mail]'")
+            raise ConfigError(str(config.source or config.name), (fault,)) from None
         except NoCgroup as reason:
             fault = Fault("containment", f"there is no cgroup to be had: {reason}", remedy='use "auto" or "guard"')
             raise ConfigError(str(config.source or config.name), (fault,)) from None
         yield machine
+
+
+def _agent_mail(config: OrchestratorConfig, instance: str) -> AgentMail:
+    assert config.agent_mail is not None
+    project = config.agent_mail.project or str(config.working_dir)
+    return open_agent_mail(config.agent_mail, project, instance, (agent.name for agent in config.agents))
 
 
 @frozen
@@ -356,6 +370,7 @@ class _Life:
         send, self._receive = trio.open_memory_channel[Event](inbox.CAPACITY)
         self.sender = inbox.Sender(send, machine.clock)
         self.memory = MemoryWatch(self.sender)
+        self.leases = LeaseKeeper(machine.leases, config.agent_mail.ttl_secs if config.agent_mail else math.inf)
         self.state: AsyncValue[State] = AsyncValue(State(config, {}, seed=seed))
         self.beat = Beat()
         self.nightwatch = Nightwatch(config.nightwatch, self.state, self.sender, self.beat)
@@ -429,6 +444,7 @@ class _Life:
             self.config.nice,
             self.nightwatch,
             self._obstacle,
+            self.leases,
             self._place(agent.fallen_back()) if agent.fallback is not None else None,
         )
 
@@ -492,6 +508,7 @@ class _Life:
             core.start_soon(self.beat.run)
             core.start_soon(watch_tools, self.places, self.machine.launcher, self.sender, self.beat)
             core.start_soon(self.memory.run)
+            core.start_soon(self.leases.run)
             core.start_soon(watch_disk, self.state, self.machine, self.sender, self.beat)
             core.start_soon(prune_runs, self.state, self.machine)
             core.start_soon(keep_worktrees, self.state, self.machine, self.sender, self.beat)

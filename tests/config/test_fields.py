@@ -13,6 +13,7 @@ from darkfactory.errors import ConfigError
 from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
+    AgentMailConfig,
     CompoundReviewConfig,
     Containment,
     Fallback,
@@ -64,6 +65,7 @@ CASES = {
         ),
         "tools": ('{t = {argv = ["p"]}}', {"t": ToolConfig(("p",))}),
         "providers": ("{p = {hard = true}}", {"p": ProviderConfig(hard=True)}),
+        "agent_mail": ('{url = "http://h/mcp/"}', AgentMailConfig("http://h/mcp/")),
         "routing": ('{fallback = "a"}', RoutingConfig("a")),
     },
     NightwatchConfig: {
@@ -138,6 +140,13 @@ CASES = {
         "provider": ('"openai"', "openai"),
         "args": ('["-v"]', ("-v",)),
     },
+    AgentMailConfig: {
+        "url": ('"https://example.org:8765/mcp/"', "https://example.org:8765/mcp/"),
+        "project": ('"ours"', "ours"),
+        "token": ('"s3cret"', Secret("s3cret")),
+        "ttl_secs": ('"1h"', 3600.0),
+        "timeout_secs": ("5", 5.0),
+    },
     Reservation: {"glob": ('"src/**"', "src/**"), "shared": ("true", True)},
     AgentDefinition: {
         "name": ('"b"', "b"),
@@ -191,6 +200,7 @@ SECTIONS = {
     ProviderConfig: ProviderConfig(),
     RoutingConfig: RoutingConfig(),
     Fallback: OTHER,
+    AgentMailConfig: AgentMailConfig("http://127.0.0.1/"),
     Reservation: Reservation("docs"),
     AgentDefinition: GROWTH,
 }
@@ -219,6 +229,7 @@ HEADERS = {
     ProviderConfig: "[providers.mine]",
     RoutingConfig: "[routing]",
     Fallback: "[agents.fallback]",
+    AgentMailConfig: "[agent_mail]",
     Reservation: "[[agents.reserve]]",
     AgentDefinition: "[[agents]]",
 }
@@ -227,6 +238,7 @@ REQUIRED = {
     CompoundReviewConfig: {"schedule": '"@daily"', "repo_path": '"repo"'},
     ToolConfig: {"argv": '["prog"]'},
     Fallback: {"cli_tool": '"claude"', "provider": '"q"'},
+    AgentMailConfig: {"url": '"http://127.0.0.1/"'},
     Reservation: {"glob": '"docs"'},
     AgentDefinition: {"name": '"a"', "layer": '"Growth"', "cli_tool": '"bash"', "task": '"true"'},
 }
@@ -260,6 +272,7 @@ def read(config: OrchestratorConfig, section: type) -> object:
         ProviderConfig: config.providers.get("mine"),
         RoutingConfig: config.routing,
         Fallback: config.agents[0].fallback,
+        AgentMailConfig: config.agent_mail,
         Reservation: config.agents[0].reserve[0] if config.agents[0].reserve else None,
         AgentDefinition: config.agents[0],
     }[section]
@@ -280,6 +293,7 @@ def with_value(section: type, field: str, value: object) -> OrchestratorConfig:
         ProviderConfig: lambda: attrs.evolve(fleet, providers={"mine": changed}),
         RoutingConfig: lambda: attrs.evolve(fleet, routing=changed),
         Fallback: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, provider="p", fallback=changed),)),
+        AgentMailConfig: lambda: attrs.evolve(fleet, agent_mail=changed),
         Reservation: lambda: attrs.evolve(fleet, agents=(attrs.evolve(GROWTH, reserve=(changed,)),)),
         AgentDefinition: lambda: attrs.evolve(fleet, agents=(changed,)),
     }[section]()

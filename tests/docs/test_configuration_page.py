@@ -12,6 +12,7 @@ from darkfactory.config import limits, parse_config
 from darkfactory.model.fleet import (
     AgentDefinition,
     AgentLayer,
+    AgentMailConfig,
     CompoundReviewConfig,
     Fallback,
     JsonlMap,
@@ -32,6 +33,7 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
     "`[[agents.reserve]]`": Reservation,
     "`[agents.fallback]`": Fallback,
     "`[providers.X]`": ProviderConfig,
+    "`[agent_mail]`": AgentMailConfig,
     "`[routing]`": RoutingConfig,
     "`[tools.X]`": ToolConfig,
     "`[tools.X.jsonl]`": JsonlMap,
@@ -41,6 +43,7 @@ SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
 }
 NO_KEYS = {"source", "layers", "agents", "tools", "jsonl", "nightwatch", "min_samples", "compound_review"} | {
     "providers",
+    "agent_mail",
     "routing",
 }
 """Fields that are sections, or set by the loader."""
@@ -53,6 +56,9 @@ FLEET = """
 {layer}
 [providers.mine]
 {provider}
+[agent_mail]
+url = "http://127.0.0.1/"
+{mail}
 [routing]
 {routing}
 [tools.mine]
@@ -98,6 +104,7 @@ PLACES = dict(
             "lease",
             "fallback",
             "provider",
+            "mail",
             "routing",
             "tool",
             "jsonl",

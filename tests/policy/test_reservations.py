@@ -15,7 +15,7 @@ from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, LayerConfig, Overlap, Reservation, Strategy
 from darkfactory.policy.reservations import Table, conflict, intersects, obstacles
 
-from .world import CORE, GROWTH, SAFETY, STEADY, World, agent, fleet
+from .world import CORE, EPOCH, GROWTH, SAFETY, STEADY, World, agent, fleet
 
 # --- globs
 
@@ -453,3 +453,30 @@ def test_the_status_knows_on_whom_everybody_waits_now() -> None:
     assert told == [f"x: run {world.run_of('a')} of a has x", "y: b asked before, for y"]
     world.ends("a", Reason.SUCCEEDED, 20)
     assert [queue.detail for queue in obstacles(world.state).values()] == [f"y: run {world.run_of('b')} of b has y"]
+
+
+# --- a server's leases
+
+
+def test_a_run_that_a_server_gave_no_leases_is_nobodys_fault_and_tried_again() -> None:
+    world = World.begun(asking("a", "x", max_runs_per_day=2, retries=0), asking("b", "x"))
+    world.asks("a", 10)
+    waits(world.asks("b", 11))
+    world.ends("a", Reason.RESERVED, 20)
+    assert world.starts("b") == [20], "it has no lease while it waits"
+    world.ends("b", Reason.SUCCEEDED, 21)
+    world.passes(26)
+    world.ends("a", Reason.RESERVED, 26)
+    state = world.state.agents["a"]
+    assert (state.bad_ends, state.waits, state.refusals, state.runs_on) == ((), 0, 2, (EPOCH.date(), 0))
+    (first, second) = [record for record in world.kinds("queued") if record.data["reason"] == "agent_mail"]
+    assert (first.data["detail"], second.data["detail"]) == (
+        "because; asked again in 5 s",
+        "because; asked again in 10 s",
+    )
+    world = world.reborn(at=30)
+    world.misses()
+    world.passes(40)
+    assert world.starts("a") == [36]
+    world.ends("a", Reason.SUCCEEDED, 50)
+    assert world.state.agents["a"].refusals == 0

@@ -37,6 +37,7 @@ FATE: dict[Reason, tuple[bool, float, float | None]] = {
     Reason.SIBLING: (False, 0.0, None),
     Reason.SHUTDOWN: (False, 0.0, None),
     Reason.DISK: (False, 0.0, 0.0),
+    Reason.RESERVED: (False, 5.0, 5.0),
     Reason.LOST: (False, 0.0, None),
 }
 RETRIED = {reason for reason, after in AFTER.items() if after.others is restart.Again.RETRIED}
@@ -406,3 +407,7 @@ def test_an_attempt_that_was_not_its_own_fault_uses_no_retry(layer: AgentLayer, 
     world.ends("it", Reason.FAILED)
     world.passes(world.at + 400)
     assert not world.lives("it")
+
+
+def test_a_server_that_gives_no_leases_is_asked_less_and_less_often() -> None:
+    assert [restart.lease_wait(refusals) for refusals in (1, 2, 3, 6, 7, 100)] == [5.0, 10.0, 20.0, 160.0, 300.0, 300.0]
