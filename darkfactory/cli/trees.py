@@ -22,7 +22,7 @@ from darkfactory.devices.clock import SystemClock
 from darkfactory.devices.git import Git, GitError
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.devices.worktree_store import Record, WorktreeStore
-from darkfactory.devices.worktrees import Loss, WorktreeDirectories
+from darkfactory.devices.worktrees import Loss, WorktreeDirectories, counted
 from darkfactory.errors import OrchestratorError
 from darkfactory.model.fleet import OrchestratorConfig
 from darkfactory.runtime.factory import state_dir_of
@@ -50,7 +50,7 @@ class _Seen:
             return "in use"
         if self.loss is None:
             return f"unknown: {self.problem}"
-        words = [f"{len(self.loss.commits)} commits"] if self.loss.commits else []
+        words = [counted(len(self.loss.commits))] if self.loss.commits else []
         words += ["dirty"] if self.loss.dirty else []
         words += [self.loss.oddity] if self.loss.oddity else []
         return ", ".join(words) or "merged"

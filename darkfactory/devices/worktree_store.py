@@ -16,7 +16,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator
 from datetime import datetime
@@ -168,36 +167,58 @@ def opened(directory: Path | str, within: int | None = None) -> Iterator[int]:
 
 
 def delete(name: str, within: int, problems: list[str]) -> None:
-    """Delete a file or a whole directory, following no link. Blocks; what would not go is added to the problems."""
+    """Delete a file or a whole directory, following no link. Blocks; what would not go is added to the problems.
+
+    Directories are moved up and emptied one after the other: an agent may have nested them deeper than a path is long.
+    """
     try:
-        is_directory = stat.S_ISDIR(os.stat(name, dir_fd=within, follow_symlinks=False).st_mode)
+        if not _is_directory(name, within):
+            os.unlink(name, dir_fd=within)
+            return
+        _unlock(name, within)
+        stubborn: set[str] = set()
+        with opened(name, within) as top:
+            while names := set(os.listdir(top)) - stubborn:  # noqa: PTH208 - names alone
+                stubborn |= {each for each in names if not _empties(each, top, problems)}
+        os.rmdir(name, dir_fd=within)
     except FileNotFoundError:
-        return
-    if not is_directory:
-        os.unlink(name, dir_fd=within)
-        return
+        pass
+    except OSError as error:
+        problems.append(f"{name}: {error.strerror}")
+
+
+def _empties(name: str, top: int, problems: list[str]) -> bool:
+    """Delete an entry of a directory; what directories are in it are moved up beside it. False if it is still there."""
     try:
-        shutil.rmtree(name, ignore_errors=True, dir_fd=within)
-        with contextlib.suppress(FileNotFoundError):
-            os.stat(name, dir_fd=within, follow_symlinks=False)
-            _unlock(name, within)
-            shutil.rmtree(name, dir_fd=within, onerror=lambda _call, _, fault: problems.append(f"{name}: {fault[1]}"))
-    except RecursionError:
-        problems.append(f"{name}: its directories are nested too deeply")
+        if not _is_directory(name, top):
+            os.unlink(name, dir_fd=top)
+            return True
+        _unlock(name, top)
+        with opened(name, top) as here:
+            for each in os.listdir(here):  # noqa: PTH208 - names alone
+                if _is_directory(each, here):
+                    _unlock(each, here)
+                    os.rename(each, os.urandom(8).hex(), src_dir_fd=here, dst_dir_fd=top)
+                else:
+                    os.unlink(each, dir_fd=here)
+        os.rmdir(name, dir_fd=top)
+    except OSError as error:
+        problems.append(f"{name}: {error.strerror}")
+        return False
+    return True
+
+
+def _is_directory(name: str, within: int) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=within, follow_symlinks=False).st_mode)
 
 
 def _unlock(name: str, within: int) -> None:
-    """Give ourselves every directory below that an agent has closed to us."""
-    with contextlib.suppress(OSError):
-        handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
-        try:
-            os.chmod(f"/proc/self/fd/{handle}", 0o700)  # noqa: PTH101 - a link there would be followed
-        finally:
-            os.close(handle)
-        with opened(name, within) as here, os.scandir(here) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    _unlock(entry.name, here)
+    """Give ourselves a directory that an agent has closed to us."""
+    handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
+    try:
+        os.chmod(f"/proc/self/fd/{handle}", 0o700)  # noqa: PTH101 - without a descriptor a link would be followed
+    finally:
+        os.close(handle)
 
 
 def _record(line: Any, run_id: str) -> Record:

@@ -264,7 +264,7 @@ class WorktreeDirectories:
             await self._remove(repository, record, ours)
             return _settled(record, self.store, None)
         base = (record.base or record.commit).removeprefix("refs/heads/")
-        reasons = [f"{commits} commits that {base} does not contain"] if commits else []
+        reasons = [f"{counted(commits)} that {base} does not contain"] if commits else []
         kept = "; ".join([*reasons, *([oddity] if oddity is not None else [])])
         self.store.write(evolve(record, kept=kept))
         branches = tuple(name.removeprefix("refs/heads/") for name in ours)
@@ -490,6 +490,11 @@ class _State:
     """There is a directory of files in its place."""
     oddity: str | None
     """What keeps us from removing it, whatever its commits are."""
+
+
+def counted(commits: int) -> str:
+    """So many commits, in words."""
+    return "1 commit" if commits == 1 else f"{commits} commits"
 
 
 def _settled(record: Record, store: WorktreeStore, kept: str | None) -> Settled:

@@ -258,7 +258,7 @@ class TestTheCommand:
         run = await self.left(file)
         done = await trio.to_thread.run_sync(darkfactory, "worktrees", file)
         assert run in done.stdout
-        assert "1 commits" in done.stdout
+        assert "1 commit" in done.stdout
         done = await trio.to_thread.run_sync(darkfactory, "worktrees", file, "--json")
         (told,) = json.loads(done.stdout)
         assert (told["run"], told["agent"], told["in_use"]) == (run, "it", False)

@@ -15,7 +15,7 @@ import pytest
 import trio
 from attrs import evolve, frozen
 
-from darkfactory.devices import worktrees
+from darkfactory.devices import git, worktrees
 from darkfactory.devices.git import Git
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.devices.worktree_store import WorktreeStore
@@ -119,7 +119,7 @@ async def test_what_was_not_committed_is(device: WorktreeDirectories, checkout: 
     found = await device.settle(RUN, "timed_out")
     assert found is not None
     assert (found.branches, found.commits, found.rescued) == ((BRANCH,), 1, 3)
-    assert "1 commits that main does not contain" in str(found.kept)
+    assert "1 commit that main does not contain" in str(found.kept)
     assert checkout.files(BRANCH) == {".gitignore": "ignored", "new file": "new", "sub/file": "changed"}
     message = checkout.git("log", "-1", "--format=%an%n%B", BRANCH)
     assert all(word in message for word in ("darkfactory", "it", RUN, "timed_out"))
@@ -145,7 +145,7 @@ async def test_it_is_the_branch_that_counts_and_not_what_is_checked_out_now(
     Checkout(worktree.path).commit("its work")
     checkout.git("checkout", "--quiet", "-b", "elsewhere", BRANCH)
     found = await settled(device)
-    assert found.kept == "1 commits that main does not contain"
+    assert found.kept == "1 commit that main does not contain"
 
 
 async def test_a_base_branch_that_is_gone_is_the_commit_that_it_was(
@@ -403,6 +403,28 @@ def same_size_and_time(inside: Checkout, _: Checkout) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def fifos(inside: Checkout, checkout: Checkout) -> None:
+    """Whoever opens one waits for ever."""
+    (inside.path / "README").unlink()
+    own = checkout.path / ".git" / "worktrees" / RUN
+    (own / "HEAD").unlink()
+    for path in (inside.path / "README", inside.path / "pipe", own / "HEAD"):
+        os.mkfifo(path)
+    inside.write("more", "work")
+
+
+def deep(inside: Checkout, _: Checkout) -> None:
+    """Deeper than a path may be long."""
+    here = os.open(inside.path, os.O_RDONLY)
+    for _number in range(1200):
+        os.mkdir("deeper", dir_fd=here)
+        below = os.open("deeper", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    inside.write("more", "work")
+
+
 HOSTILE = {
     act.__name__: Hostile(act, found)
     for act, found in {
@@ -419,6 +441,8 @@ HOSTILE = {
         another_common: anywhere("work"),
         repository_in_place: anywhere("work"),
         locks: anywhere("work"),
+        fifos: anywhere("work"),
+        deep: anywhere("work"),
         hidden: anywhere("work"),
         forced: lambda checkout: checkout.files(BRANCH).get("ignored") == "work",
         own_directory_gone: anywhere("work"),
@@ -440,6 +464,10 @@ async def test_whatever_an_agent_did_its_work_is_on_a_branch(
     assert worktree.path.exists()
     assert HOSTILE[name].found(checkout)
     assert state_of(checkout) == before
+    (record,) = device.store.all()
+    assert await device.remove(record, await device.loss(record))
+    assert await device.bury() is None
+    assert not list((device.store.path / ".doomed").iterdir())
     other = Checkout(checkout.path.parent / "other")
     if other.path.exists():
         assert other.branches().keys() == {"main"}
@@ -542,6 +570,19 @@ async def test_what_cannot_be_read_keeps_it(device: WorktreeDirectories, checkou
     (worktree.path / "closed").write_text("x")
     (worktree.path / "closed").chmod(0)
     assert "could not be read" in str((await settled(device)).kept)
+
+
+async def test_what_git_would_wait_for_for_ever_keeps_it_as_it_is(
+    device: WorktreeDirectories, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git, "COMMAND_SECS", 0.5)
+    worktree = await made(device, checkout)
+    (worktree.path / "work").write_text("work")
+    os.mkfifo(worktree.path / ".gitignore")
+    with trio.fail_after(20):
+        found = await settled(device)
+    assert "git add failed: it did not end" in str(found.kept)
+    assert (worktree.path / "work").exists()
 
 
 async def test_what_git_will_not_take_keeps_it_as_it_is(device: WorktreeDirectories, checkout: Checkout) -> None:
@@ -703,7 +744,7 @@ class TestOddRepositories:
         bare = Checkout(tmp_path / "bare")
         bare.git("worktree", "add", "--quiet", "-b", "mine", str(tmp_path / "mine"))
         found = await self.work(device, tmp_path / "mine" / "sub")
-        assert found.kept == "1 commits that mine does not contain"
+        assert found.kept == "1 commit that mine does not contain"
         assert bare.files(BRANCH)["sub/new"] == "work"
 
     async def test_one_that_is_checked_out_in_part(self, device: WorktreeDirectories, checkout: Checkout) -> None:
@@ -768,6 +809,25 @@ class TestOddRepositories:
         (worktree.path / "part").rmdir()
         inner.git("clone", "--quiet", str(inner.path), str(worktree.path / "part"))
         assert "it has a repository inside: part" in str((await settled(device, third)).kept)
+
+
+async def test_all_that_a_person_does_not_want_goes_whatever_it_is(
+    device: WorktreeDirectories, checkout: Checkout, tmp_path: Path
+) -> None:
+    worktree = await made(device, checkout)
+    closed = worktree.path / "closed" / "inner"
+    closed.mkdir(parents=True)
+    (closed / "file").write_text("x")
+    (closed / "link").symlink_to(tmp_path)
+    os.mkfifo(closed / "pipe")
+    for path in (closed / "file", closed, closed.parent):
+        path.chmod(0)
+    await settled(device)
+    (record,) = device.store.all()
+    assert await device.remove(record, await device.loss(record))
+    assert await device.bury() is None
+    assert not list(device.store.path.rglob("closed"))
+    assert checkout.path.exists()
 
 
 class TestLoss:
