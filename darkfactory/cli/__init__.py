@@ -64,7 +64,7 @@ def run(fleet: Path, state_dir: Path | None, resume: tuple[str, ...], repair: bo
 
         sys.exit(repairing.repair(config))
     gc.disable()  # what importing makes is no garbage, so looking for it is 20 ms in vain
-    with sparing.hidden("rich"), sparing.postponed("asyncio", "ssl", "hmac"):
+    with sparing.hidden("rich"), sparing.postponed("asyncio", "hmac", "idna", "ssl"):
         from darkfactory.cli import command
 
     gc.freeze()  # nor later: a look at all of it would make the supervisor deaf for 30 ms

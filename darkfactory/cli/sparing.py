@@ -1,8 +1,8 @@
 """What the running command does without: a fifth of the memory of a supervisor, which is to run for months.
 
-The libraries that it stands on import more than is used of them here: structlog rich and asyncio, Trio ssl, both of
-which bring OpenSSL. What can be missed is hidden from them; the others get something in place of a module that becomes
-the module when it is used.
+The libraries that it stands on import more than is used of them here: structlog rich and asyncio, Trio ssl, hmac and
+idna; three of these bring OpenSSL. What can be missed is hidden from them; in place of the others they get something
+that becomes the module when it is used.
 """
 
 from __future__ import annotations

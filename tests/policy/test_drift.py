@@ -181,6 +181,25 @@ def test_whatever_is_counted_gives_a_score_with_its_parts(seen, later):
     assert found.metrics.sample_count >= 0
 
 
+@given(st.lists(st.tuples(st.floats(0.0, 600.0), st.none() | st.booleans() | COUNTS), max_size=60))
+def test_what_has_not_changed_since_is_evaluated_as_if_it_had(
+    history: list[tuple[float, Counts | bool | None]],
+) -> None:
+    monitor, thorough = NightwatchMonitor(), NightwatchMonitor()
+    at = 0.0
+    for later, seen in history:
+        at += later
+        for each in (monitor, thorough):
+            if isinstance(seen, Counts):
+                each.observe("it", seen, at)
+            elif seen is not None:
+                each.observe_health("it", seen, at)
+        for watched in thorough._agents.values():
+            watched.evaluated = None
+        assert monitor.evaluate("it", at) == thorough.evaluate("it", at)
+        assert monitor.drift_score("it", at) == thorough.drift_score("it", at)
+
+
 @given(st.lists(st.tuples(st.floats(0.0, 40.0), st.integers(0, 9)), max_size=200), st.floats(0.5, 100.0))
 def test_a_window_holds_what_a_list_would(steps, width):
     window, past, at = Window(width), [], 1000.0
