@@ -416,7 +416,7 @@ def fifos(inside: Checkout, checkout: Checkout) -> None:
 def deep(inside: Checkout, _: Checkout) -> None:
     """Deeper than a path may be long."""
     here = os.open(inside.path, os.O_RDONLY)
-    for _number in range(1200):
+    for _number in range(700):
         os.mkdir("deeper", dir_fd=here)
         below = os.open("deeper", os.O_RDONLY, dir_fd=here)
         os.close(here)
