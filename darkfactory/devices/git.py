@@ -120,7 +120,7 @@ _NAMED: Final = {
 class GitError(OrchestratorError):
     """A git command has failed, could not be started, or did not end in time."""
 
-    def __init__(self, argv: tuple[str, ...], exit_code: int | None, tail: str) -> None:
+    def __init__(self, argv: tuple[str, ...], exit_code: int | None, tail: str, output: bytes = b"") -> None:
         what = "failed" if exit_code is None else f"ended with {exit_code}"
         super().__init__(f"git {argv[0]} {what}: {tail or 'it said nothing'}")
         self.argv = argv
@@ -129,6 +129,8 @@ class GitError(OrchestratorError):
         """None when it could not be started, or was ended by us."""
         self.tail = tail
         """The end of what it said on stderr, or why we ended it; cut, and safe to print."""
+        self.output = output
+        """What it had printed."""
 
 
 @define(eq=False)
@@ -148,10 +150,12 @@ class Git:
         cwd: Path | None = None,
         variables: Mapping[str, str] | None = None,
         overrides: Mapping[str, str] | None = None,
+        silent: bool = False,
     ) -> bytes:
         """Run `git ARGV` and return what it printed. Without `cwd` it is in a directory without a repository.
 
-        GitError unless it exits with 0. Cancelled, it is ended first, with everything that it started.
+        GitError unless it exits with 0; where it is to be `silent`, also if it says anything on stderr: that it could
+        not read something is to git no more than a warning. Cancelled, it is ended first, with all that it started.
         """
         name = f"git-{next(self._number)}"
         try:
@@ -194,8 +198,8 @@ class Git:
         if code is None:
             why = "printed more than we take" if heard.too_much else f"did not end within {COMMAND_SECS:g} s"
             raise GitError(argv, None, f"it {why}, and was ended")
-        if code != 0 or heard.too_much:
-            raise GitError(argv, code, heard.tail())
+        if code != 0 or heard.too_much or (silent and heard.stderr):
+            raise GitError(argv, code, heard.tail(), bytes(heard.stdout))
         return bytes(heard.stdout)
 
     def _environment(self, variables: Mapping[str, str], overrides: Mapping[str, str]) -> dict[str, str]:
@@ -231,7 +235,12 @@ class Repository:
     """What its configuration names, switched off."""
 
     async def run(
-        self, *argv: str, git_dir: Path | None = None, work_tree: Path | None = None, index: Path | None = None
+        self,
+        *argv: str,
+        git_dir: Path | None = None,
+        work_tree: Path | None = None,
+        index: Path | None = None,
+        silent: bool = False,
     ) -> bytes:
         """Run `git ARGV` on it; see `Git.run`.
 
@@ -244,10 +253,13 @@ class Repository:
             options.append(f"--work-tree={work_tree}")
         if index is not None:
             variables["GIT_INDEX_FILE"] = str(index)
+        words = (*options, *argv)
         try:
-            return await self.git.run(*options, *argv, cwd=work_tree, variables=variables, overrides=self.overrides)
+            return await self.git.run(
+                *words, cwd=work_tree, variables=variables, overrides=self.overrides, silent=silent
+            )
         except GitError as error:
-            raise GitError(argv, error.exit_code, error.tail) from error
+            raise GitError(argv, error.exit_code, error.tail, error.output) from error
 
 
 def _unfit(common: Path) -> str | None:

@@ -240,7 +240,7 @@ class WorktreeDirectories:
             ours = {ref: at for ref, at in state.ours.items() if at == record.commit}
             await self._remove(repository, record, ours)
             return _settled(record, self.store, None)
-        rescued, unread = 0, False
+        rescued, unread = 0, None
         tip = state.tip
         if state.files:
             async with self._index(record) as index:
@@ -257,7 +257,7 @@ class WorktreeDirectories:
             ours = await self._name(repository, record, state, tip)
         since = state.base
         commits = int(await repository.run("rev-list", "--count", *ours.values(), "--not", since)) if ours else 0
-        oddity = state.oddity or ("some of its files could not be read" if unread else None)
+        oddity = state.oddity or (f"git could not take all of its files: {unread}" if unread else None)
         if oddity is None and commits == 0 and state.files:
             oddity = await self._repository_inside(repository, record, tip)
         if oddity is None and commits == 0:
@@ -313,7 +313,7 @@ class WorktreeDirectories:
             begun = await _fork_point(repository, tip, record.commit)
             told = await repository.run("diff-tree", "-r", "--name-status", "--no-renames", "-z", begun, tip)
             files += [line for line in _pairs(told) if line not in files]
-        dirty: list[str] = []
+        dirty, oddity = list[str](), state.oddity
         if state.files:
             async with self._index(record) as index:
                 run = partial(repository.run, work_tree=self.store.files(record.run), index=index)
@@ -321,10 +321,15 @@ class WorktreeDirectories:
                 with suppress(GitError):  # 1: some are changed
                     await run("update-index", "-q", "--refresh")
                 dirty += _pairs(await run("diff-files", "--name-status", "--ignore-submodules=dirty", "-z"))
-                others = await run("ls-files", "--others", "--exclude-standard", "-z")
+                try:
+                    others = await run("ls-files", "--others", "--exclude-standard", "-z", silent=True)
+                except GitError as error:
+                    if error.exit_code != 0:
+                        raise
+                    others, oddity = error.output, f"git could not look at all of its files: {error.tail}"
                 dirty += [f"? {os.fsdecode(name)}" for name in others.split(b"\0") if name]
         told_commits = tuple((sha, subject) for sha, _, subject in commits)
-        return Loss(state.ours, told_commits, tuple(files), tuple(dirty), state.oddity)
+        return Loss(state.ours, told_commits, tuple(files), tuple(dirty), oddity)
 
     async def remove(self, record: Record, loss: Loss) -> bool:
         """Remove a worktree and its branches whatever is lost; False if its run lives, or somebody else is at it.
@@ -392,17 +397,17 @@ class WorktreeDirectories:
             oddity=_oddity(files, own),
         )
 
-    async def _tree(self, repository: Repository, record: Record, index: Path, tip: str) -> tuple[str, bool]:
-        """Its files as a tree object, and whether some of them could not be read."""
+    async def _tree(self, repository: Repository, record: Record, index: Path, tip: str) -> tuple[str, str | None]:
+        """Its files as a tree object, and what git had to say, if it could not take all of them."""
         run = partial(repository.run, work_tree=self.store.files(record.run), index=index)
         await _read_tree(run, index, tip)
-        unread = False
+        unread = None
         try:
-            await run("add", "--all", "--ignore-errors", "--", ".")
+            await run("add", "--all", "--ignore-errors", "--", ".", silent=True)
         except GitError as error:
-            if error.exit_code != 1:
+            if error.exit_code not in (0, 1):
                 raise
-            unread = True
+            unread = error.tail
         return _text(await run("write-tree")), unread
 
     @asynccontextmanager

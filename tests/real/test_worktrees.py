@@ -416,7 +416,7 @@ def fifos(inside: Checkout, checkout: Checkout) -> None:
 def deep(inside: Checkout, _: Checkout) -> None:
     """Deeper than a path may be long."""
     here = os.open(inside.path, os.O_RDONLY)
-    for _number in range(1200):
+    for _number in range(700):
         os.mkdir("deeper", dir_fd=here)
         below = os.open("deeper", os.O_RDONLY, dir_fd=here)
         os.close(here)
@@ -565,11 +565,27 @@ async def test_a_repository_that_is_gone_is_said_and_the_files_stay(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-async def test_what_cannot_be_read_keeps_it(device: WorktreeDirectories, checkout: Checkout) -> None:
+@pytest.mark.parametrize("inside", ["", "directory"])
+async def test_what_cannot_be_read_keeps_it(device: WorktreeDirectories, checkout: Checkout, inside: str) -> None:
     worktree = await made(device, checkout)
-    (worktree.path / "closed").write_text("x")
-    (worktree.path / "closed").chmod(0)
-    assert "could not be read" in str((await settled(device)).kept)
+    (worktree.path / inside).mkdir(exist_ok=True)
+    (worktree.path / inside / "closed").write_text("x")
+    closed = worktree.path / (inside or "closed")
+    closed.chmod(0)
+    found = await settled(device)
+    assert "git could not take all of its files" in str(found.kept)
+    assert closed.exists()
+    (record,) = device.store.all()
+    assert await device.loss(record)
+    closed.chmod(0o700)
+
+
+async def test_what_git_only_warns_of_keeps_it_too(device: WorktreeDirectories, checkout: Checkout) -> None:
+    """That it could not read a directory, for one: root sees that nowhere, so here it warns of something else."""
+    worktree = await made(device, checkout)
+    (worktree.path / ".gitattributes").write_text("!*.odd text\n")
+    found = await settled(device)
+    assert "git could not take all of its files: warning: Negative patterns" in str(found.kept)
 
 
 async def test_what_git_would_wait_for_for_ever_keeps_it_as_it_is(
