@@ -21,7 +21,7 @@ HANDOFF: Final = "handoff"
 LONGEST_BLOCK: Final = 64 * 1024
 """Characters of such a block; the rest is cut, and it will not be understood."""
 
-_FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([^\s`]*)")
+_FENCE: Final = re.compile(r" {0,3}(?:(`{3,}+)(?=[^`]*+$)|(~{3,}+))[ \t]*+([^\s`]*+)")
 _MENTION: Final = re.compile(r"@([A-Za-z0-9_][A-Za-z0-9._-]{0,63})(?:[:,]?[ \t]+|[:,]?$)")
 _QUOTE: Final = re.compile(r" {0,3}>")
 _CODE: Final = re.compile(r" {4}| {0,3}\t")
@@ -60,8 +60,8 @@ def written(text: str) -> Written:
         if fence is not None:
             close()
             to = ""
-            inside = _block(lines, fence[1])
-            if fence[2] == HANDOFF:
+            inside = _block(lines, fence[1] or fence[2])
+            if fence[3] == HANDOFF:
                 handoffs.append(inside)
         elif not line.strip() or _QUOTE.match(line) or (not to and _CODE.match(line)):
             close()
