@@ -1,7 +1,7 @@
-"""How long from the request for a run until its program has read its prompt: cold, and with one that waits?
+"""How long from a message to an agent until its program has read its prompt: cold, and with one that waits?
 
 Each program writes down the monotonic clock when it has read its prompt; the factory's own is the same clock. What a
-run costs before that is the request's way to the supervisor, the durable record of its admission, the start of a
+run costs before that is the message's way to the supervisor, the durable record of its admission, the start of a
 process where there is none, and what the program does before it reads.
 
     python benchmarks/warm.py [RUNS]
@@ -65,7 +65,7 @@ PROGRAMS = {
 
 
 async def measure(argv: tuple[str, ...], runs: int) -> tuple[list[float], list[float]]:
-    """Seconds from each request to the prompt read, cold and warm; the runs come one after the other, in turn."""
+    """Seconds from each message to the prompt read, cold and warm; the runs come one after the other, in turn."""
     found: dict[str, list[float]] = {"cold": [], "warm": []}
     with tempfile.TemporaryDirectory(prefix="darkfactory-warm-") as name:
         directory = Path(name)
@@ -88,7 +88,7 @@ async def measure(argv: tuple[str, ...], runs: int) -> tuple[list[float], list[f
                     await factory.wait_statuses(lambda agents: agents[1].warm == 1)
                     await _until_it_is_up(directory)
                     asked = time.monotonic()
-                    admission = await factory.start(agent)
+                    admission = (await factory.send("the message", to=agent)).outcome
                     assert isinstance(admission, darkfactory.Admit)
                     await factory.wait_statuses(lambda agents: not any(each.running for each in agents))
                     said = (directory / "state" / "runs" / admission.run_id / "stdout").read_text()
@@ -121,7 +121,7 @@ def main() -> None:
             )
         )
     print_table(
-        f"From the request to the prompt read, ms, {runs} runs each",
+        f"From the message to the prompt read, ms, {runs} runs each",
         ("program", "cold p50", "p90", "warm p50", "p90", "cold / warm"),
         rows,
     )

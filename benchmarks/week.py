@@ -17,11 +17,10 @@ from time import process_time
 import trio
 from attrs import evolve
 from common import print_table, silence
-from trio.testing import MockClock
 
 import darkfactory
 from darkfactory.devices.process import LaunchSpec
-from darkfactory.testing import Script, SimulatedMachine, says
+from darkfactory.testing import LeapingClock, Script, SimulatedMachine, says
 
 WEEK = 7 * 86400.0
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,7 +74,7 @@ async def live(config: darkfactory.OrchestratorConfig, weeks: float) -> int:
 def measure(config: darkfactory.OrchestratorConfig, weeks: float) -> tuple[int, float]:
     """Runs, and seconds of processor time."""
     begun = process_time()
-    runs = trio.run(live, config, weeks, clock=MockClock(autojump_threshold=0))
+    runs = trio.run(live, config, weeks, clock=LeapingClock())
     return runs, process_time() - begun
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final, NoReturn
@@ -19,6 +17,7 @@ from typing import Final, NoReturn
 import attrs
 import click
 
+from darkfactory.cli import sparing
 from darkfactory.config import load_config
 from darkfactory.errors import ConfigError
 from darkfactory.model.fleet import BUILTIN_TOOLS, AgentDefinition, AgentLayer, OrchestratorConfig
@@ -65,7 +64,7 @@ def run(fleet: Path, state_dir: Path | None, resume: tuple[str, ...], repair: bo
 
         sys.exit(repairing.repair(config))
     gc.disable()  # what importing makes is no garbage, so looking for it is 20 ms in vain
-    with _hidden("rich"):  # structlog would import it (35 ms, 4 MiB) to colour tracebacks, which we never log
+    with sparing.hidden("rich"), sparing.postponed("asyncio", "ssl", "hmac"):
         from darkfactory.cli import command
 
     gc.freeze()  # nor later: a look at all of it would make the supervisor deaf for 30 ms
@@ -203,19 +202,6 @@ def worktrees(
     from darkfactory.cli import trees
 
     sys.exit(trees.prune(config, runs, yes=yes) if prune else trees.show(config, as_json=as_json))
-
-
-@contextmanager
-def _hidden(module: str) -> Iterator[None]:
-    """Have whoever can do without a module do without it, unless it was imported before."""
-    if module in sys.modules:
-        yield
-        return
-    sys.modules[module] = None  # type: ignore[assignment]  # which makes imports of it fail
-    try:
-        yield
-    finally:
-        del sys.modules[module]
 
 
 def load(fleet: Path, *, paths_exist: bool) -> OrchestratorConfig:

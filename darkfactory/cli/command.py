@@ -44,6 +44,8 @@ LAST_RESORT_SECS = 5.0
 
 FILES_OF_A_RUN = 3
 """Its pidfd and its two output files; one in a worktree holds a lock as well."""
+FILES_OF_A_WARM_PROCESS = 4
+"""Its pidfd, its two output files, and our end of its input."""
 FILES_BESIDES = 128
 """The journal, the guard, what eight starts at once take for a moment, and some to spare."""
 
@@ -62,9 +64,11 @@ def run(config: OrchestratorConfig, resume: tuple[str, ...]) -> int:
         return _told(error)
     for warning in warnings_of(config):
         _log.warning("configuration", detail=warning.render(str(config.source)))
+    warm = sum(agent.warm for agent in config.agents if agent.enabled)
     needed = (FILES_OF_A_RUN + config.isolates) * config.max_concurrent_runs + FILES_BESIDES
+    needed += FILES_OF_A_WARM_PROCESS * warm
     if needed > open_files:
-        runs = f"max_concurrent_runs = {config.max_concurrent_runs}"
+        runs = f"max_concurrent_runs = {config.max_concurrent_runs}" + (f" with {warm} warm processes" if warm else "")
         remedy = "raise the hard limit (ulimit -Hn; systemd: LimitNOFILE=), or let fewer run"
         _log.warning("configuration", detail=f"{runs} takes {needed} open files, we may have {open_files}: {remedy}")
     try:

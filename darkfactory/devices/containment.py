@@ -10,7 +10,8 @@ when its parent dies it becomes our child. Which run it came from nobody can tel
 the runs that were alive when it began.
 
 All of it is read from /proc. A scan costs about 12 us a process, so all runs of a round share one, and the marks of a
-process are read once: it is born with its parent's, and whoever has been seen with one keeps it for good.
+process are read once: it is born with its parent's, and whoever has been seen with one keeps it for good. The kernel's
+own threads, on a small machine the most of what is there, are passed over.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from functools import cache
 from time import perf_counter
 
 import trio
@@ -35,6 +37,10 @@ SWEEP_LIMIT_SECS = 5.0
 NO_THREAD_SECS = 0.003
 """A scan that was shorter is not worth a thread: to get there and back takes up to 1 ms, for which a restart waits."""
 _PR_SET_CHILD_SUBREAPER = 36
+_KTHREADD = 2
+"""The pid of the parent of all kernel threads, where we see them: elsewhere it is anybody's."""
+_PF_KTHREAD = 0x0020_0000
+"""Among the flags of a kernel thread, in its stat."""
 _FIRST_PAUSE_SECS = 0.001
 _LAST_PAUSE_SECS = 0.05
 _READ_BYTES = 16 * 1024
@@ -403,8 +409,10 @@ def scan(known: KnownMarks | None = None) -> Snapshot:
     known = {} if known is None else known
     found: KnownMarks = {}
     processes, in_exec = [], []
-    for entry in os.listdir("/proc"):  # noqa: PTH208 -- twice as fast as Path.iterdir
-        if not entry.isdecimal() or (stat := _read(f"/proc/{entry}/stat")) is None:
+    entries = os.listdir("/proc")  # noqa: PTH208 -- twice as fast as Path.iterdir
+    kernels = _kernels_own()  # after the listing: if somebody else had one of these pids then, he has ended
+    for entry in entries:
+        if not entry.isdecimal() or entry in kernels or (stat := _read(f"/proc/{entry}/stat")) is None:
             continue
         pid, fields = int(entry), _stat_fields(stat)
         identity = pid, int(fields[19])
@@ -422,6 +430,21 @@ def scan(known: KnownMarks | None = None) -> Snapshot:
     known.clear()
     known.update(found)
     return Snapshot.of(processes, os.getpid(), in_exec)
+
+
+def _kernels_own() -> frozenset[str]:
+    """The pids of kernel threads and of what those start: no process of a run is a child of theirs, nor becomes one."""
+    if not _sees_kthreadd():
+        return frozenset()
+    children = _read(f"/proc/{_KTHREADD}/task/{_KTHREADD}/children") or b""  # none: a kernel built without this file
+    return frozenset(children.decode().split())
+
+
+@cache
+def _sees_kthreadd() -> bool:
+    """Whether it is there under its pid; it does not come or go."""
+    stat = _read(f"/proc/{_KTHREADD}/stat")
+    return stat is not None and bool(int(_stat_fields(stat)[6]) & _PF_KTHREAD)
 
 
 def start_time(pid: int) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import trio
 from attrs import frozen
 
 from darkfactory.devices import threads
@@ -44,8 +47,16 @@ class HandoffFiles:
 
     async def write(self, handoff_id: str, text: str) -> str:
         """See `HandoffStore`."""
-        file: str = await self.in_thread(partial(self._write, handoff_id, text))
+        file: str = await self._in_thread(partial(self._write, handoff_id, text))
         return file
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        try:
+            return await self.in_thread(work)
+        except RuntimeError as error:
+            if not threads.none_left(error):
+                raise
+            raise OSError(errno.EAGAIN, "the system has no thread left to work in") from None
 
     def _write(self, handoff_id: str, text: str) -> str:
         self.path.mkdir(mode=0o700, exist_ok=True)
@@ -60,18 +71,17 @@ class HandoffFiles:
 
     async def remove(self, handoff_id: str) -> None:
         """See `HandoffStore`."""
-        await self.in_thread(partial(self._remove, handoff_id))
-
-    def _remove(self, handoff_id: str) -> None:
+        await trio.lowlevel.checkpoint()
         with suppress(OSError):
-            (self.path / f"{handoff_id}.json").unlink()
+            await self._in_thread((self.path / f"{handoff_id}.json").unlink)
 
     async def prune(self, since: datetime) -> None:
         """See `HandoffStore`."""
-        await self.in_thread(partial(self._prune, since.timestamp()))
+        await trio.lowlevel.checkpoint()
+        with suppress(OSError):  # what cannot be deleted now can be at the next look
+            await self._in_thread(partial(self._prune, since.timestamp()))
 
     def _prune(self, since: float) -> None:
-        with suppress(OSError):  # what cannot be deleted now can be at the next look
-            for file in self.path.glob("*.json"):
-                if file.stat().st_mtime < since:
-                    file.unlink()
+        for file in self.path.glob("*.json"):
+            if file.stat().st_mtime < since:
+                file.unlink()

@@ -582,7 +582,10 @@ def _last_of_log(path: Path) -> str:
     """The newest commit that a log of HEAD knows; empty where it knows none."""
     lines = (_end_of(path) or b"").splitlines()
     words = lines[-1].split(b" ", 2) if lines else []
-    return os.fsdecode(words[1]) if len(words) > 1 else ""
+    if len(words) < 2:
+        return ""
+    before, after = words[:2]
+    return os.fsdecode(after if after.strip(NOBODY.encode()) else before)  # a branch that was deleted goes to nobody
 
 
 def _end_of(path: Path) -> bytes | None:

@@ -6,7 +6,10 @@ is drawn for.
 
 from __future__ import annotations
 
-from hashlib import blake2b
+try:
+    from _blake2 import blake2b  # what is around it brings OpenSSL: 4 MiB
+except ImportError:
+    from hashlib import blake2b
 
 
 def fraction(*of: object) -> float:

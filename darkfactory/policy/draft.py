@@ -7,12 +7,14 @@ once, collects those steps and the actions that they call for, and becomes the n
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from math import inf
+from operator import attrgetter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, fields, frozen
 
 from darkfactory.model.actions import Action, Admission, Cause, Record, Refuse, Severity
 from darkfactory.model.events import Moment
@@ -21,6 +23,29 @@ from darkfactory.model.messages import Mail
 from darkfactory.model.providers import Provider, RateLimitTracker
 from darkfactory.model.routing import Route
 from darkfactory.model.state import AgentState, Durable, Regroup, Request, Run, State, Stopping
+
+T = TypeVar("T")
+
+
+@cache
+def _fields_of(kind: type[Any]) -> tuple[Callable[[Any], tuple[Any, ...]], Mapping[str, int]]:
+    """All values of an object of that class, and where among them each field is."""
+    names = [field.name for field in fields(kind)]
+    return attrgetter(*names), {name: index for index, name in enumerate(names)}
+
+
+def _changed(value: T, **changes: Any) -> T:
+    """What `attrs.evolve` does, in half of its time, which was the most that an event cost.
+
+    For classes whose fields are all arguments by position.
+    """
+    kind: Any = type(value)
+    values_of, index_of = _fields_of(kind)
+    values = [*values_of(value)]
+    for name, new in changes.items():
+        values[index_of[name]] = new
+    changed: T = kind(*values)
+    return changed
 
 
 @frozen
@@ -135,12 +160,12 @@ class Draft:
     def change(self, name: str, **changes: Any) -> AgentState:
         """Change fields of an agent and have it reconciled; the changed agent."""
         self.touched[name] = None
-        agent = self.agents[name] = evolve(self.agents[name], **changes)
+        agent = self.agents[name] = _changed(self.agents[name], **changes)
         return agent
 
     def change_run(self, run: Run, **changes: Any) -> Run:
         """Change fields of the run that its agent has now; the changed run."""
-        changed = evolve(run, **changes)
+        changed = _changed(run, **changes)
         self.change(run.agent, run=changed)
         return changed
 
@@ -162,8 +187,7 @@ class Draft:
     def wake(self, name: str, at: float) -> None:
         """Have the agent looked at again at `at`, unless it will be sooner."""
         if at < self.agents[name].wake_at:
-            self.agents[name] = evolve(self.agents[name], wake_at=at)
-            heapq.heappush(self.wakes, (at, name))
+            self._wake(name, at)
 
     def wake_at_limit(self, name: str, at: float) -> None:
         """Have the agent looked at again when its run comes to its next limit.
@@ -172,11 +196,14 @@ class Draft:
         the entry stays until less than half of the time is left on it. Then it gives way, unless it may be there for a
         request that waits: an agent that goes on talking is never looked at for nothing.
         """
-        now = self.when.at
-        hurried = self.agents[name].wake_at - now < (at - now) / 2
-        if hurried and not any((name, cause) in self.queue for cause in Cause):
-            self.agents[name] = evolve(self.agents[name], wake_at=inf)
-        self.wake(name, at)
+        now, wake_at = self.when.at, self.agents[name].wake_at
+        hurried = wake_at - now < (at - now) / 2
+        if at < wake_at or (hurried and not any((name, cause) in self.queue for cause in Cause)):
+            self._wake(name, at)
+
+    def _wake(self, name: str, at: float) -> None:
+        self.agents[name] = _changed(self.agents[name], wake_at=at)
+        heapq.heappush(self.wakes, (at, name))
 
     def take_wakes(self, until: float) -> None:
         """Touch every agent whose entry has come."""

@@ -75,6 +75,8 @@ class _Watched:
     """As it was last evaluated: what the hysteresis is about."""
     erred: bool = False
     """Something went wrong since the last alert."""
+    evaluated: list[int] | None = None
+    """The window's sums when it was evaluated last: while they stay, there is nothing new to say."""
 
 
 @define(eq=False)
@@ -126,10 +128,14 @@ class NightwatchMonitor:
         A level that was told of is told of again after `cooldown_secs`, and only if more has gone wrong since; a
         better one is not told of by itself.
         """
-        found = self.drift_score(agent, at)
         watched = self._agents.get(agent)
         if watched is None:
             return None
+        watched.window.move(at)
+        if watched.window.sums == watched.evaluated and not watched.erred:
+            return None
+        watched.evaluated = watched.window.sums.copy()
+        found = self.drift_score(agent, at)
         news = watched.erred or found.level > watched.level
         watched.level = found.level
         if found.level is CorrectionLevel.NORMAL or not news:

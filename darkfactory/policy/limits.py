@@ -13,17 +13,31 @@ from darkfactory.model.state import Phase, Run
 
 TOLD_SECS: Final = 5.0
 """How long a tool that is told to wait for too long is given to end by itself."""
+_LINGERS: Final = 3
+"""The rank of the limit of a run that has said its result."""
 
 
-@frozen(order=True)
+@frozen
 class Limit:
-    """A run is stopped at `at` unless something happens before. Ordered by time; ties by the order of checking."""
+    """A run is stopped at `at` unless something happens before."""
 
     at: float
     rank: int
+    """Of two that come at the same time the lower one is it: the order of checking."""
     reason: Reason
-    detail: str
+    words: str
+    """What the run did, with a place for `secs`."""
+    secs: float
     lingered: bool = False
+
+    @property
+    def detail(self) -> str:
+        """What the run did, for a person. Put together late: limits are looked at all the time, and hardly ever met."""
+        return self.words.format(self.secs)
+
+
+_Found = tuple[float, int, Reason, str, float]
+"""The fields of a limit, of which only the first one becomes it; no two have the same rank."""
 
 
 def next_limit(run: Run, agent: AgentDefinition, *, announces: bool) -> Limit | None:
@@ -33,34 +47,35 @@ def next_limit(run: Run, agent: AgentDefinition, *, announces: bool) -> Limit | 
     """
     if run.phase is Phase.STOPPING:
         return None
-    limits: list[Limit] = []
+    limits: list[_Found] = []
     if run.waits_since is not None:
         limits.append(_patience(run, run.waits_since, agent))
     if agent.timeout_secs is not None:
-        detail = f"ran longer than timeout_secs ({agent.timeout_secs:g})"
-        limits.append(Limit(run.since + agent.timeout_secs, 1, Reason.TIMED_OUT, detail))
+        words = "ran longer than timeout_secs ({:g})"
+        limits.append((run.since + agent.timeout_secs, 1, Reason.TIMED_OUT, words, agent.timeout_secs))
     if run.renew_at is not None:
-        detail = "drift was Moderate and moderate_finish_secs are over"
-        limits.append(Limit(run.renew_at, 2, Reason.CORRECTED_MODERATE, detail))
+        words = "drift was Moderate and moderate_finish_secs are over"
+        limits.append((run.renew_at, 2, Reason.CORRECTED_MODERATE, words, 0.0))
     if run.finished_at is not None:
-        detail = f"lived on for linger_secs ({agent.linger_secs:g}) after its result"
-        limits.append(Limit(run.finished_at + agent.linger_secs, 3, Reason.SUCCEEDED, detail, lingered=True))
+        words = "lived on for linger_secs ({:g}) after its result"
+        limits.append((run.finished_at + agent.linger_secs, _LINGERS, Reason.SUCCEEDED, words, agent.linger_secs))
     elif run.last_output is None and announces:
-        detail = f"printed nothing within start_timeout_secs ({agent.start_timeout_secs:g})"
-        limits.append(Limit(run.since + agent.start_timeout_secs, 4, Reason.STALLED, detail))
+        words = "printed nothing within start_timeout_secs ({:g})"
+        limits.append((run.since + agent.start_timeout_secs, 4, Reason.STALLED, words, agent.start_timeout_secs))
     else:
         silent_since = run.since if run.last_output is None else run.last_output
-        detail = f"was silent for stall_timeout_secs ({agent.stall_timeout_secs:g})"
-        limits.append(Limit(silent_since + agent.stall_timeout_secs, 5, Reason.STALLED, detail))
-    return min(limits, key=lambda limit: (limit.at, limit.rank))
+        words = "was silent for stall_timeout_secs ({:g})"
+        limits.append((silent_since + agent.stall_timeout_secs, 5, Reason.STALLED, words, agent.stall_timeout_secs))
+    found = min(limits)
+    return Limit(*found, lingered=found[1] == _LINGERS)
 
 
-def _patience(run: Run, since: float, agent: AgentDefinition) -> Limit:
+def _patience(run: Run, since: float, agent: AgentDefinition) -> _Found:
     """How long it may wait at its provider: as long as it may be silent, whether or not it prints meanwhile."""
     patient_until = since + agent.stall_timeout_secs
     ends_at = inf if agent.timeout_secs is None else run.since + agent.timeout_secs
     if run.waits_until > min(patient_until, ends_at):
-        detail = f"is to wait for its provider for {run.waits_until - since:.0f} s, longer than it may"
-        return Limit(since + TOLD_SECS, 0, Reason.THROTTLED, detail)
-    detail = f"waited for its provider for stall_timeout_secs ({agent.stall_timeout_secs:g})"
-    return Limit(patient_until, 0, Reason.THROTTLED, detail)
+        words = "is to wait for its provider for {:.0f} s, longer than it may"
+        return since + TOLD_SECS, 0, Reason.THROTTLED, words, run.waits_until - since
+    words = "waited for its provider for stall_timeout_secs ({:g})"
+    return patient_until, 0, Reason.THROTTLED, words, agent.stall_timeout_secs

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -162,6 +162,11 @@ class Workplace:
     sessions: dict[str, Usage] = field(factory=dict)
     """What the agent's last sessions had used up when their last run ended, where its tool tells no less than that."""
 
+    @cached_property
+    def env(self) -> Mapping[str, str]:
+        """The environment of its runs, secrets included; made once, since nothing that it is made of changes."""
+        return environment(self.agent, self.tool, self.machine.environ)
+
 
 async def run_agent(handle: RunHandle, place: Workplace) -> None:
     """Live one run. Sends `RunStarted` when there is a process and `RunEnded` in any case.
@@ -254,8 +259,7 @@ class Body(ABC, Generic[HandleT]):
         return LaunchSpec(
             run_id=self.run_id,
             argv=place.tool.argv(place.agent, Prompt(prompt or "", files.prompt)),
-            env=environment(place.agent, place.tool, place.machine.environ)
-            | ({MESSAGES: str(files.messages)} if told else {}),
+            env={**place.env, MESSAGES: str(files.messages)} if told else place.env,
             cwd=place.working_dir,
             stdin=files.prompt if place.tool.prompt is PromptVia.STDIN and not later else None,
             stdout=files.stdout,
@@ -334,12 +338,11 @@ class Body(ABC, Generic[HandleT]):
             detail = f"wrote more than max_output_bytes ({limit}); the rest was not read"
             stop = Stop(Reason.OUTPUT_LIMIT, 0.0, detail)
         clock = self.place.sender.clock
-        env = environment(self.place.agent, self.place.tool, self.place.machine.environ)
         verdict = judge(
             Evidence(
                 tally=tally,
                 now=clock.utc(),
-                zone=clock.zone(env.get("TZ")),
+                zone=clock.zone(self.place.env.get("TZ")),
                 finished=said,
                 exit_code=self.exit_code,
                 stopped=stop.reason if stop is not None and not stop.lingered else None,

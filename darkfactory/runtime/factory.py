@@ -14,12 +14,12 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from random import SystemRandom
 from typing import Final
 
 import trio
@@ -71,6 +71,7 @@ from darkfactory.policy.schedule import Schedule, ScheduledAgent
 from darkfactory.policy.shutdown import REAP_SECS
 from darkfactory.runtime import inbox
 from darkfactory.runtime.agent_run import CLEANUP_SECS, Workplace
+from darkfactory.runtime.beat import Beat
 from darkfactory.runtime.definitions import Definitions
 from darkfactory.runtime.housekeeping import keep_worktrees, prune_runs, watch_disk
 from darkfactory.runtime.layers import Layers
@@ -200,7 +201,7 @@ class AgentOrchestrator:
             raise ConfigError(str(self.config.source or self.config.name), missing)
         open_machine_for = self._machine or this_machine
         with open_machine_for(self.config) as machine:
-            seed = secrets.randbits(63) if self._seed is None else self._seed
+            seed = SystemRandom().getrandbits(63) if self._seed is None else self._seed
             self._life = life = _Life(self.config, machine, seed, self._resume)
             self._lived = True
             if self._early is not None:
@@ -371,7 +372,8 @@ class _Life:
         self.memory = MemoryWatch(self.sender)
         self.leases = LeaseKeeper(machine.leases, config.agent_mail.ttl_secs if config.agent_mail else math.inf)
         self.state: AsyncValue[State] = AsyncValue(State(config, {}, seed=seed))
-        self.nightwatch = Nightwatch(config.nightwatch, self.state, self.sender)
+        self.beat = Beat()
+        self.nightwatch = Nightwatch(config.nightwatch, self.state, self.sender, self.beat)
         self.places = {agent.name: self._place(agent) for agent in config.agents}
         self.layers = Layers(self.places.__getitem__)
         self._seed = seed
@@ -503,12 +505,14 @@ class _Life:
             core.start_soon(timetable.run)
             core.start_soon(definitions.run)
             core.start_soon(self.nightwatch.run)
-            core.start_soon(watch_tools, self.places, self.machine.launcher, self.sender)
+            core.start_soon(self.beat.run)
+            core.start_soon(watch_tools, self.places, self.machine.launcher, self.sender, self.beat)
             core.start_soon(self.memory.run)
-            core.start_soon(self.leases.run)
-            core.start_soon(watch_disk, self.state, self.machine, self.sender)
+            if self.machine.leases is not None:
+                core.start_soon(self.leases.run)
+            core.start_soon(watch_disk, self.state, self.machine, self.sender, self.beat)
             core.start_soon(prune_runs, self.state, self.machine)
-            core.start_soon(keep_worktrees, self.state, self.machine, self.sender)
+            core.start_soon(keep_worktrees, self.state, self.machine, self.sender, self.beat)
             core.start_soon(self._tell_started, started)
             finish = await supervisor.run(self._receive, self.sender)
             core.cancel_scope.cancel(reason="the factory is over")

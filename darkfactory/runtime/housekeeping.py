@@ -21,9 +21,9 @@ from darkfactory.model.ends import Reason
 from darkfactory.model.events import DiskChecked, WorktreesCounted
 from darkfactory.model.state import State
 from darkfactory.runtime.agent_run import settled_event
+from darkfactory.runtime.beat import Beat
 from darkfactory.runtime.inbox import Sender
 
-CHECK_SECS: Final = 30.0
 SETTLE_SECS: Final = 300.0
 """How long one worktree that a run left unsettled may take here, where nobody waits for it."""
 PRUNE_SECS: Final = 600.0
@@ -32,13 +32,14 @@ PRUNE_SECS: Final = 600.0
 _log = structlog.get_logger("darkfactory")
 
 
-async def watch_disk(state: AsyncValue[State], machine: Machine, sender: Sender) -> None:
+async def watch_disk(state: AsyncValue[State], machine: Machine, sender: Sender, beat: Beat) -> None:
     """Tell the supervisor when there is too little room, and when there is enough again; until cancelled.
 
-    A run that ends badly looks for itself, at once; so what is told here is what the supervisor does not know yet.
+    It looks with every beat. A run that ends badly looks for itself, at once; so what is told here is what the
+    supervisor does not know yet.
     """
     while True:
-        await trio.sleep(CHECK_SECS)
+        await beat.wait()
         config = state.value.config
         room = await machine.disk.room(config.working_dir)
         if (room.free_bytes < config.min_free_bytes) != (state.value.disk_low is not None):
@@ -73,7 +74,7 @@ def _begun_since(begun: int, state: State) -> bool:
     return state.begun != begun
 
 
-async def keep_worktrees(state: AsyncValue[State], machine: Machine, sender: Sender) -> None:
+async def keep_worktrees(state: AsyncValue[State], machine: Machine, sender: Sender, beat: Beat) -> None:
     """Settle the worktrees that runs left unsettled, tell how many there are, delete what was removed; until cancelled.
 
     What a life that was killed has left is settled at the start. Whatever goes wrong with that is told and stops
@@ -87,7 +88,7 @@ async def keep_worktrees(state: AsyncValue[State], machine: Machine, sender: Sen
             await _look_after_worktrees(state, machine, sender)
         except Exception as error:
             _log.exception("worktrees_failed", detail=str(error))
-        await trio.sleep(CHECK_SECS)
+        await beat.wait()
 
 
 async def _look_after_worktrees(state: AsyncValue[State], machine: Machine, sender: Sender) -> None:

@@ -1,7 +1,7 @@
 """Nightwatch: feeds the monitor with what agents do, and tells the supervisor when one has drifted.
 
 Output is counted where it is read, the ends of runs when the supervisor has heard of them, and a living run is looked
-at every half minute. Scores are evaluated at each run's end and every `eval_interval_secs`; what is said is an alert in
+at with every beat. Scores are evaluated at each run's end and every `eval_interval_secs`; what is said is an alert in
 the supervisor's inbox, and what is done about it is decided there.
 """
 
@@ -24,10 +24,9 @@ from darkfactory.model.state import Phase, State
 from darkfactory.policy import correction
 from darkfactory.policy.drift import NightwatchMonitor
 from darkfactory.policy.quoting import plain
+from darkfactory.runtime.beat import Beat
 from darkfactory.runtime.inbox import Sender
 
-LOOK_SECS: Final = 30.0
-"""Between two looks at a run that lives."""
 AT_ONCE: Final = 20
 """So many agents are evaluated before others have their turn, in a fraction of a millisecond."""
 TROUBLES: Final = 2
@@ -41,11 +40,10 @@ class Nightwatch:
     config: NightwatchConfig
     state: AsyncValue[State]
     sender: Sender
+    beat: Beat
     monitor: NightwatchMonitor = field(init=False)
     _living: dict[str, tuple[str, Callable[[], bool]]] = field(factory=dict)
     """By run id: whose it is, and whether it has a reason to be silent."""
-    _some: trio.Event = field(factory=trio.Event)
-    """Set when there was a run to look at."""
     _ended: dict[str, None] = field(factory=dict)
     """Agents to evaluate because a run of them has ended."""
     _any_ended: trio.Event = field(factory=trio.Event)
@@ -78,7 +76,6 @@ class Nightwatch:
         `excused` tells whether it has a reason to be silent: it waits for its provider, or one of its tools works.
         """
         self._living[run_id] = agent, excused
-        self._some.set()
         try:
             yield
         finally:
@@ -118,8 +115,7 @@ class Nightwatch:
 
     async def _look(self) -> None:
         while True:
-            await self._some.wait()
-            await trio.sleep(LOOK_SECS)
+            await self.beat.wait()
             now, agents = trio.current_time(), self.state.value.agents
             for run_id, (agent, excused) in self._living.items():
                 state = agents[agent]
@@ -128,8 +124,6 @@ class Nightwatch:
                     silent_since = run.since if run.last_output is None else run.last_output
                     good = now - silent_since <= state.definition.stall_timeout_secs / 2
                     self.monitor.observe_health(agent, good, now)
-            if not self._living:
-                self._some = trio.Event()
 
     async def _evaluate_ended(self) -> None:
         while True:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 import structlog
 import trio
-from attrs import define
+from attrs import define, field
 from trio_util import AsyncValue
 
 from darkfactory.devices.journal import Journal
@@ -51,6 +51,8 @@ class Supervisor:
     definitions: Definitions
     journalled: int = 0
     """The number of the last line written."""
+    _bound: Any = field(factory=_log.bind)
+    """The log as it is configured when the factory starts: `_log` would look that up anew for every record."""
 
     async def run(self, inbox: trio.MemoryReceiveChannel[Event], clock: Sender) -> Finish:
         """Decide and act until the factory has stopped; what it came to.
@@ -74,7 +76,9 @@ class Supervisor:
             finish = self.step(await inbox.receive())
             if finish is not None:
                 return finish
-            patience.deadline = self.state.value.next_deadline()
+            deadline = self.state.value.next_deadline()
+            if deadline != patience.deadline:  # setting it costs as much as half a decision
+                patience.deadline = deadline
 
     def step(self, event: Event) -> Finish | None:
         """Decide about one event and act; what the factory came to if that was its end. No checkpoint."""
@@ -104,7 +108,7 @@ class Supervisor:
         for action in todo:
             match action:
                 case actions.Record():
-                    getattr(_log, action.severity.value)(action.kind, **action.data)
+                    getattr(self._bound, action.severity.value)(action.kind, **action.data)
                 case actions.StartRun():
                     self.layers.start(action, self.journalled)
                 case actions.StartWarm():

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import trio
 from attrs import frozen
 
 from darkfactory.devices.process import Launcher
 from darkfactory.model.events import ToolsChecked
 from darkfactory.runtime.agent_run import Workplace
+from darkfactory.runtime.beat import Beat
 from darkfactory.runtime.inbox import Sender
-from darkfactory.tools.environment import environment
 
-CHECK_SECS: Final = 60.0
+CHECK_BEATS: Final = 2
+"""A minute."""
 
 
 @frozen
@@ -33,8 +33,7 @@ class _Program:
 
     @classmethod
     def of(cls, place: Workplace) -> _Program:
-        path = environment(place.agent, place.tool, place.machine.environ).get("PATH")
-        return cls(place.tool.program, path, place.working_dir)
+        return cls(place.tool.program, place.env.get("PATH"), place.working_dir)
 
     def is_there(self, launcher: Launcher) -> bool:
         env = {} if self.path is None else {"PATH": self.path}
@@ -49,17 +48,17 @@ class _Program:
         return f"{self.name} was not found on PATH ({self.path or 'which is not set'})"
 
 
-async def watch_tools(places: Mapping[str, Workplace], launcher: Launcher, sender: Sender) -> None:
+async def watch_tools(places: Mapping[str, Workplace], launcher: Launcher, sender: Sender, beat: Beat) -> None:
     """Tell the supervisor what is missing: once at the start, then when it has changed; until cancelled."""
     users = {name: _Program.of(place) for name, place in places.items() if place.agent.enabled}
     fallbacks = {name: _Program.of(place.fallback) for name, place in places.items() if place.fallback is not None}
     programs = {*users.values(), *fallbacks.values()}
-    told: tuple[Mapping[str, str], frozenset[str]] | None = None
+    gone_before: set[_Program] | None = None
     while True:
         gone = {program for program in programs if not program.is_there(launcher)}
-        missing = {name: program.missed_by(places[name]) for name, program in users.items() if program in gone}
-        without = frozenset(name for name, program in fallbacks.items() if program in gone)
-        if (missing, without) != told:
-            told = missing, without
+        if gone != gone_before:
+            gone_before = gone
+            missing = {name: program.missed_by(places[name]) for name, program in users.items() if program in gone}
+            without = frozenset(name for name, program in fallbacks.items() if program in gone)
             await sender.send(ToolsChecked(sender.now(), missing, without))
-        await trio.sleep(CHECK_SECS)
+        await beat.wait(CHECK_BEATS)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, assert_never
 
-from attrs import asdict, define, field, frozen
+from attrs import define, field, frozen
 
 from darkfactory.model import signals as seen
 from darkfactory.model.ends import CLASSES, Blame, ErrorClass
@@ -90,8 +91,8 @@ class Tally:
     """Tool calls that have not ended, by id: what was called."""
     _troubles: dict[str, None] = field(factory=dict)
     """Failures since they were last taken, in words; the last ones, each once."""
-    _counts: dict[str, int] = field(factory=lambda: asdict(NOTHING))
-    """Since they were last taken: the fields of `Counts`."""
+    _counts: Counter[str] = field(factory=Counter)
+    """Since they were last taken: fields of `Counts`."""
 
     @property
     def totals(self) -> Totals:
@@ -137,7 +138,9 @@ class Tally:
 
     def counts(self) -> Counts:
         """What came since this was called last."""
-        counts, self._counts = Counts(**self._counts), asdict(NOTHING)
+        if not self._counts:
+            return NOTHING
+        counts, self._counts = Counts(**self._counts), Counter()
         return counts
 
     @property

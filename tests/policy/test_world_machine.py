@@ -30,6 +30,8 @@ from darkfactory.model.events import (
     StartAsked,
     Tick,
     ToolsChecked,
+    WarmEnded,
+    WarmReady,
 )
 from darkfactory.model.fleet import (
     STOP_ORDER,
@@ -66,7 +68,7 @@ AGENTS = (
     ),
     agent("restarting", CORE, overlap=Overlap.RESTART, max_runs_per_day=5, reserve=(SHARED,)),
     agent("helper", GROWTH, retries=1, provider="p", reserve=(SHARED, Reservation("docs/*.md"))),
-    agent("other", GROWTH, max_output_bytes=1000, accepts_from=("nightly", "helper")),
+    agent("other", GROWTH, max_output_bytes=1000, warm=2, warm_idle_secs=300.0, accepts_from=("nightly", "helper")),
 )
 NOTHING = Spending()
 SILENT = Sent()
@@ -175,7 +177,7 @@ class Factory(RuleBasedStateMachine):
                     earlier = STOP_ORDER[: STOP_ORDER.index(action.layer)]
                     assert not set(earlier) & set(layers), "layers stop in order"
                 case actions.Finish():
-                    assert action.exit_code == (1 if self.world.orders else 0)
+                    assert action.exit_code == (1 if self.world.orders or self.world.warm else 0)
                 case _:
                     pass
 
@@ -208,6 +210,17 @@ class Factory(RuleBasedStateMachine):
             self.tell(Tick(moment(max(self.world.at, self.world.state.next_deadline()))))
         if self.world.finish is None:
             self.tell(Tick(moment(until)))
+
+    @precondition(lambda self: bool(self.world.warm) and self.world.finish is None)
+    @rule(data=st.data(), ends=st.booleans())
+    def what_waits_is_ready_or_ends(self, data: st.DataObject, ends: bool) -> None:
+        run_id = data.draw(st.sampled_from(sorted(self.world.warm)))
+        if ends:
+            order = self.world.warm.pop(run_id)
+            self.world.stops.pop(run_id, None)
+            self.tell(WarmEnded(self.world.now(), order.agent, run_id, "because"))
+        elif self.world.warm_state(run_id).ready_at is None:
+            self.tell(WarmReady(self.world.now(), self.world.warm[run_id].agent, run_id, 4712))
 
     @alive
     @rule(data=st.data())
@@ -382,6 +395,13 @@ class Factory(RuleBasedStateMachine):
         assert len(world.orders) <= world.config.max_concurrent_runs
 
     @invariant()
+    def what_waits_is_known_and_never_too_much(self) -> None:
+        known = {each.id for state in self.world.state.agents.values() for each in state.warm}
+        assert known == self.world.warm.keys()
+        assert not known & self.world.orders.keys()
+        assert len(known) <= 2
+
+    @invariant()
     def only_an_agents_own_bad_ends_count(self) -> None:
         since = self.world.at - self.layer.period_secs
         for name, state in self.world.state.agents.items():
@@ -455,9 +475,10 @@ class Factory(RuleBasedStateMachine):
         stopping = self.world.state.stopping
         if self.world.finish is not None:
             assert stopping is not None
-            assert not self.world.orders or self.world.at >= stopping.bound_at - 0.01
+            nobody = not self.world.orders and not self.world.warm
+            assert nobody or self.world.at >= stopping.bound_at - 0.01
         elif stopping is not None:
-            assert self.world.orders
+            assert self.world.orders or self.world.warm
 
     @invariant()
     def the_fold_of_the_journal_is_the_durable_state(self) -> None:

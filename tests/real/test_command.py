@@ -118,6 +118,17 @@ def test_it_may_open_all_the_files_there_are_for_it_and_its_agents_as_many_as_be
     assert "max_concurrent_runs = 100 takes 428 open files, we may have 300" in log
 
 
+def test_processes_that_wait_for_a_run_count_among_the_open_files(tmp_path: Path) -> None:
+    file = write(tmp_path, "echo up; sleep 1000")
+    patient = '[[agents]]\nname = "patient"\nlayer = "Growth"\ncli_tool = "demo"\ntask = "t"\nwarm = 5\n'
+    file.write_text("max_concurrent_runs = 50\n" + file.read_text() + patient)
+    limits = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (200, 290)); from darkfactory.cli import main"
+    with running(file, code=limits) as process:
+        process.terminate()
+        _, log = process.communicate(timeout=20)
+    assert "max_concurrent_runs = 50 with 5 warm processes takes 298 open files, we may have 290" in log
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_the_factory_in_order(fleet: Path, number: signal.Signals) -> None:
     with running(fleet) as process:

@@ -282,6 +282,28 @@ async def test_a_scan_in_a_thread_is_shared_by_all_who_asked_before_it_began(mon
     os.close(writable)
 
 
+def test_nobody_is_passed_over_but_the_kernels_own_threads(monkeypatch):
+    passed_over = containment._kernels_own()  # those of them that end meanwhile are in neither
+    found = containment.scan().processes
+    monkeypatch.setattr(containment, "_kernels_own", frozenset)
+    everybody = containment.scan().processes
+    missing = [everybody[pid] for pid in everybody.keys() - found.keys() if str(pid) in passed_over]
+    assert all(process.ppid == 2 and not process.marks for process in missing)
+    assert {os.getpid(), os.getppid()} <= found.keys()
+
+
+def test_where_pid_2_is_a_program_its_children_are_looked_at(monkeypatch):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    monkeypatch.setattr(containment, "_KTHREADD", os.getpid())
+    containment._sees_kthreadd.cache_clear()
+    try:
+        assert child.pid in containment.scan().processes
+    finally:
+        monkeypatch.undo()
+        containment._sees_kthreadd.cache_clear()
+        child.communicate()
+
+
 def _marked(mark: str) -> list[ProcessInfo]:
     return [found for found in containment.scan().carrying(mark) if found.alive]
 

@@ -57,7 +57,7 @@ def outputs(runs: Path) -> list[Path]:
 async def test_an_agent_that_fills_its_disk_is_not_to_blame_and_everything_goes_on_when_there_is_room(
     tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("darkfactory.runtime.housekeeping.CHECK_SECS", 0.05)
+    monkeypatch.setattr("darkfactory.runtime.beat.BEAT_SECS", 0.05)
     # fills the disk by its own output, unless it was told enough before
     hog = AgentDefinition("hog", AgentLayer.SAFETY, "bash", "test -e enough && sleep 1000; head -c 100M /dev/zero")
     other = AgentDefinition("other", AgentLayer.GROWTH, "bash", "echo done")

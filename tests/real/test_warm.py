@@ -29,7 +29,10 @@ pytestmark = pytest.mark.real
 __all__ = ["bench", "plain_signals"]  # fixtures
 
 QUICK = ("--pause", "0", "--steps", "1")
-TOOLS = {"reader": ToolConfig(("sh", "-c", "cat; echo; echo read"))}
+TOOLS = {
+    "reader": ToolConfig(("sh", "-c", "cat; echo; echo read")),
+    "told": ToolConfig(("sh", "-c", 'cat >/dev/null; cat "$DARKFACTORY_MESSAGES" || echo nothing')),
+}
 
 
 async def test_it_reads_its_prompt_and_then_the_end_of_its_input(bench: Bench):
@@ -65,6 +68,33 @@ print("read", os.read(0, 1), flush=True)
         await process.terminate()
         assert await process.wait() == 7
     assert sink.out == b"up\n"
+
+
+async def test_a_prompt_that_is_cut_is_not_taken_for_a_whole_one(bench: Bench):
+    """Whoever runs as the same user can write into the pipe, and there may be no room for all of ours."""
+    code = """
+import os, signal
+signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+signal.signal(signal.SIGUSR1, lambda *_: None)
+print("up", flush=True)
+signal.pause()
+read = 0
+while data := os.read(0, 100_000):
+    read += len(data)
+    if read == 65_536:
+        print("full", flush=True)
+print("over", flush=True)
+"""
+    async with bench.run(bench.spec(*python(code), prompt_later=True)) as (process, sink):
+        await sink.lines(1)
+        with Path(f"/proc/{process.pid}/fd/0").open("wb", buffering=0) as theirs:  # noqa: ASYNC230 - it is a pipe
+            theirs.write(b"x" * 61_440)
+        assert not process.deliver(b"y" * 10_000)
+        os.kill(process.pid, signal.SIGUSR1)
+        await sink.lines(2)
+        await process.terminate()
+        assert await process.wait() == 7
+    assert sink.out == b"up\nfull\n"
 
 
 async def test_one_that_has_closed_its_input_takes_no_prompt(bench: Bench):
@@ -167,6 +197,24 @@ async def test_a_process_that_was_killed_just_before_it_was_wanted_costs_no_run(
     assert (end["run"], end["reason"]) == (admission.run_id, "succeeded")
     (run,) = (path for path in (tmp_path / "state" / "runs").iterdir() if not path.name.startswith("."))
     assert (run / "prompt.md").read_text() == "do it"
+
+
+async def test_a_plain_program_that_waits_finds_what_it_is_told_in_its_file(tmp_path: Path):
+    fleet = one_agent(tmp_path, tool="told")
+    said = []
+    with trio.fail_after(30):
+        async with open_factory(fleet) as factory:
+            for text in ("look at main.py", None):
+                await factory.wait_statuses(lambda agents: agents[0].warm == 1)
+                outcome = (await factory.send(text, "agent")).outcome if text else await factory.start("agent")
+                assert isinstance(outcome, Admit)
+                await factory.wait_statuses(lambda agents: not agents[0].running)
+                said.append((tmp_path / "state" / "runs" / outcome.run_id / "stdout").read_text())
+    assert "look at main.py" in said[0]
+    assert said[1] == "nothing\n"
+    lines = journal(tmp_path / "state")
+    waited = {line["run"]: line["pid"] for line in lines if line["kind"] == "warm_started"}
+    assert {line["run"]: line["pid"] for line in lines if line["kind"] == "run_started"}.items() <= waited.items()
 
 
 async def test_one_that_is_killed_while_it_waits_is_replaced(tmp_path: Path):

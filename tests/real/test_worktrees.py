@@ -234,7 +234,7 @@ class TestWhenThereIsNoneToBeHad:
     ) -> None:
         monkeypatch.setattr(worktrees, "LOCK_SECS", 0.2)
         with (checkout.path / ".git" / worktrees.LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_SH)  # even so: it is for one alone
             with pytest.raises(SpawnFailed, match=r"darkfactory.lock was held by others"):
                 await device.make(RUN, "it", checkout.path, NOW)
             assert checkout.branches().keys() == {"main"}
@@ -316,7 +316,7 @@ def switch(inside: Checkout, _: Checkout) -> None:
 
 def delete_branch(inside: Checkout, _: Checkout) -> None:
     inside.write("more", "work")
-    inside.commit("work")
+    inside.commit("deleted")
     inside.git("update-ref", "-d", "HEAD")
 
 
@@ -409,7 +409,7 @@ HOSTILE = {
         detach: lambda checkout: "detached" in subjects_of_all(checkout) and anywhere("work")(checkout),
         detach_after_work: lambda checkout: {"on its branch", "beside it"} <= subjects_of_all(checkout),
         switch: lambda checkout: "on another" in checkout.subjects(BRANCH) and anywhere("work")(checkout),
-        delete_branch: anywhere("work"),
+        delete_branch: lambda checkout: "deleted" in checkout.subjects(BRANCH) and anywhere("work")(checkout),
         orphan: anywhere("work"),
         rebase: lambda checkout: {"mine", "theirs"} <= subjects_of_all(checkout) and anywhere("work")(checkout),
         garbage_head: anywhere("work"),
@@ -561,6 +561,20 @@ async def test_a_repository_inside_is_kept_with_the_directory(device: WorktreeDi
     assert (worktree.path / "inner" / ".git").exists()
 
 
+async def test_a_repository_in_the_place_of_its_own_is_kept_though_its_files_are_as_they_were(
+    device: WorktreeDirectories, checkout: Checkout
+) -> None:
+    worktree = await made(device, checkout)
+    (worktree.path / ".git").unlink()
+    inside = Checkout(worktree.path)
+    inside.git("init", "--quiet")
+    inside.write("new", "x")
+    inside.commit("only here")
+    (worktree.path / "new").unlink()
+    found = await settled(device)
+    assert (found.kept, found.commits) == ("its .git is not the one that it was given", 0)
+
+
 async def test_odd_names_of_files_are_kept_and_told(device: WorktreeDirectories, checkout: Checkout) -> None:
     worktree = await made(device, checkout)
     for name in ("new\nline", "-rf", ":(top)", os.fsdecode(b"\xff")):
@@ -698,6 +712,7 @@ class TestOddRepositories:
         checkout.git("sparse-checkout", "set", "--cone", "sub")
         found = await self.work(device, checkout.path)
         assert found.rescued == 1
+        assert (found.path / "other" / "file").exists()
         assert checkout.files(BRANCH)["other/file"] == "x"
         assert not (checkout.path / "other").exists()
 
@@ -723,13 +738,16 @@ class TestOddRepositories:
         checkout.git("config", "core.safecrlf", "true")
         worktree = await made(device, checkout)
         assert (worktree.path / "README").read_bytes() == b"read me\r\n"
-        assert (await settled(device)).kept is None
+        (worktree.path / "new").write_bytes(b"mixed\nends\r\n")
+        assert (await settled(device)).rescued == 1
 
     async def test_one_in_which_history_is_replaced(self, device: WorktreeDirectories, checkout: Checkout) -> None:
         """Replaced, the work looks as if main had it."""
         worktree = await made(device, checkout)
         commit = Checkout(worktree.path).commit("its work")
-        checkout.git("replace", checkout.branches()["main"], commit)
+        told = checkout.git("commit-tree", "HEAD^{tree}", "-p", commit, "-m", "what main is said to be")
+        checkout.git("replace", checkout.branches()["main"], told)
+        assert checkout.git("rev-list", BRANCH, "--not", "main") == ""
         assert (await settled(device)).commits == 1
 
     async def test_one_with_submodules(self, device: WorktreeDirectories, checkout: Checkout, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,8 @@ from darkfactory import (
 )
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process, Sink
-from darkfactory.model.fleet import PromptVia
+from darkfactory.devices.runstore import Keep, Pruned
+from darkfactory.model.fleet import Isolation, PromptVia
 from darkfactory.testing import (
     HANGS,
     STARTED,
@@ -160,6 +161,24 @@ async def test_a_process_that_does_not_take_its_prompt_is_ended_and_the_same_run
     assert machine.runs.prompts[run_id] == "do it"
 
 
+@pytest.mark.parametrize("deaf", [False, True])
+async def test_a_message_reaches_the_process_that_waits_or_the_one_that_is_started_for_it(
+    autojump_clock: MockClock, deaf: bool
+):
+    machine = SimulatedMachine(by_warmth(Script(deaf=deaf)))
+    processes = with_processes(machine)
+    async with open_factory(fleet(helper()), machine=machine.open) as factory:
+        await trio.sleep(50)
+        sent = await factory.send("look at main.py", to="helper")
+        assert isinstance(sent.outcome, Admit)
+        await factory.wait_statuses(lambda agents: not agents[0].running)
+    prompt = machine.runs.prompts[sent.outcome.run_id]
+    assert "look at main.py" in prompt
+    assert machine.runs.messages.keys() == {sent.outcome.run_id}
+    assert processes[0].prompt == (None if deaf else prompt.encode())
+    assert secs(machine, "run_started", run=sent.outcome.run_id) == [50.0]
+
+
 async def test_a_process_that_dies_at_the_moment_it_is_wanted_costs_no_run(autojump_clock: MockClock):
     """Whichever is first: the same run has an end, and a good one."""
     for warm_secs in (9.999, 10.0, 10.0001, 10.001):
@@ -179,15 +198,16 @@ async def test_a_run_that_may_not_begin_after_all_takes_its_process_with_it(
     from darkfactory.model.actions import Queue
     from darkfactory.runtime import factory as wiring
 
-    machine = SimulatedMachine(lambda _: HANGS)
+    machine = SimulatedMachine(lambda _: STUBBORN)
     monkeypatch.setattr(wiring, "obstacle_at_start", lambda *_: Queue("throttled", "too late"))
-    async with open_factory(fleet(helper()), machine=machine.open) as factory:
+    async with open_factory(fleet(helper(grace_secs=4.0)), machine=machine.open) as factory:
         await trio.sleep(5)
         run_id = await start(factory)
-        await trio.sleep(1)
-        assert run_id not in {spec.run_id for spec in machine.launcher.living.values()}
+        await factory.wait_statuses(lambda agents: not agents[0].running)
+        assert run_id not in {spec.run_id for spec in machine.launcher.living.values()}, "it is gone before the verdict"
     (ended,) = machine.records("run_ended", run=run_id)
     assert (ended["reason"], ended["detail"]) == ("throttled", "too late")
+    assert secs(machine, "run_ended") == [9.0]
 
 
 async def test_a_hold_ends_the_processes_and_a_resume_brings_others(autojump_clock: MockClock):
@@ -201,6 +221,45 @@ async def test_a_hold_ends_the_processes_and_a_resume_brings_others(autojump_clo
         await factory.resume("helper")
         await warmed_up(factory, 2)
     assert len(machine.launcher.started) == 4
+
+
+async def test_a_failing_factory_gives_them_their_grace_too(autojump_clock: MockClock):
+    def script(spec: LaunchSpec) -> Script:
+        if spec.prompt_later:
+            return STUBBORN
+        raise Bug
+
+    machine = SimulatedMachine(script)
+    other = AgentDefinition("other", AgentLayer.GROWTH, "demo", "x")
+    with pytest.RaisesGroup(pytest.RaisesExc(Bug), flatten_subgroups=True):
+        async with open_factory(fleet(helper(grace_secs=3.0), other), machine=machine.open) as factory:
+            await warmed_up(factory)
+            failed_at = trio.current_time()
+            await factory.start("other")
+            await trio.sleep_forever()
+    assert trio.current_time() - failed_at == pytest.approx(10.0, abs=0.01), "all of the shutdown's: there is one layer"
+    assert not machine.launcher.living
+
+
+async def test_the_directory_of_one_that_waits_is_not_pruned(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+):
+    machine = SimulatedMachine()
+    spared: list[set[str]] = []
+
+    async def prune(keep: Keep, *, living: Collection[str]) -> Pruned:
+        await trio.lowlevel.checkpoint()
+        spared.append(set(living))
+        return Pruned()
+
+    monkeypatch.setattr(machine.runs, "prune", prune)
+    async with open_factory(fleet(helper(2)), machine=machine.open) as factory:
+        await warmed_up(factory, 2)
+        await start(factory)
+        await trio.sleep(1000)
+        waiting = {spec.run_id for spec in machine.launcher.living.values()}
+    assert len(waiting) == 2
+    assert spared[-1] == waiting
 
 
 @pytest.mark.parametrize("kill", [False, True])
@@ -253,6 +312,7 @@ async def test_they_are_no_runs_to_the_cap(autojump_clock: MockClock):
         ({"cli_tool": "opencode"}, "opencode does not wait for its prompt"),
         ({"cli_tool": "/opt/claude"}, "/opt/claude does not wait for its prompt"),
         ({"cli_tool": "codex", "resume": "0f01"}, "goes on with no conversation"),
+        ({"isolation": Isolation.WORKTREE}, "worktree"),
         ({"cli_tool": "by-arg"}, "on its command line"),
         ({"cli_tool": "by-file"}, "on its command line"),
     ],

@@ -13,13 +13,13 @@ from trio.testing import MockClock
 
 from darkfactory import load_config, open_factory
 from darkfactory.devices.process import LaunchSpec
-from darkfactory.testing import FAILS, HANGS, SUCCEEDS, Script, SimulatedMachine
+from darkfactory.testing import FAILS, HANGS, SUCCEEDS, LeapingClock, Script, SimulatedMachine
 
 ROOT = Path(__file__).parents[2]
 WEEK = 7 * 86400.0
 
 
-def week(seed: int) -> SimulatedMachine:
+def week(seed: int, clock: trio.abc.Clock | None = None) -> SimulatedMachine:
     """The example fleet for a week; its agents succeed, fail and hang as the seed has it."""
     chance = random.Random(seed)
 
@@ -37,7 +37,7 @@ def week(seed: int) -> SimulatedMachine:
                 await trio.sleep(WEEK / 7)
         return machine
 
-    return trio.run(live, clock=MockClock(autojump_threshold=0))
+    return trio.run(live, clock=LeapingClock() if clock is None else clock)
 
 
 def test_a_week_has_the_runs_that_it_should() -> None:
@@ -67,3 +67,28 @@ def test_a_week_with_one_seed_has_one_journal_to_the_byte(monkeypatch: pytest.Mo
 
     assert journal(7) == journal(7)
     assert journal(7) != journal(8)
+
+
+def test_a_week_on_the_leaping_clock_is_one_on_trios_mock_clock_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(trio_internals, "_r") or not hasattr(trio_internals, "_ALLOW_DETERMINISTIC_SCHEDULING"):
+        pytest.skip("this Trio no longer lets its task order be fixed")
+
+    class AsTheyWere(random.Random):
+        """The loop goes round less often on the leaping clock: chance would fall out otherwise there."""
+
+        def shuffle(self, x: Any) -> None:
+            """Leave them."""
+
+    monkeypatch.setattr(trio_internals, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+    monkeypatch.setattr(trio_internals, "_r", AsTheyWere())
+    leaping, mock = (week(7, clock).journal.data for clock in (LeapingClock(), MockClock(autojump_threshold=0)))
+    assert leaping == mock
+
+
+def test_the_leaping_clock_waits_in_earnest_where_no_time_is_set() -> None:
+    async def ask() -> float:
+        await trio.sleep(5)
+        assert await trio.to_thread.run_sync(lambda: 7) == 7
+        return trio.current_time()
+
+    assert trio.run(ask, clock=LeapingClock()) == 5

@@ -1,0 +1,51 @@
+"""The beat: those that look regularly wake together, each as often as it wants."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock
+
+from darkfactory.runtime.beat import BEAT_SECS, Beat
+
+
+async def test_whoever_waits_for_every_other_beat_wakes_together_with_those_that_wait_for_each(
+    autojump_clock: MockClock,
+) -> None:
+    beat = Beat()
+    woken: dict[int, list[float]] = {1: [], 2: [], 3: []}
+
+    async def look(every: int) -> None:
+        while True:
+            await beat.wait(every)
+            woken[every].append(trio.current_time() / BEAT_SECS)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(beat.run)
+        for every in woken:
+            nursery.start_soon(look, every)
+        await trio.sleep(6.5 * BEAT_SECS)
+        nursery.cancel_scope.cancel()
+    assert woken == {1: [1, 2, 3, 4, 5, 6], 2: [2, 4, 6], 3: [3, 6]}
+
+
+async def test_one_that_looks_for_longer_than_a_beat_holds_up_nobody(autojump_clock: MockClock) -> None:
+    beat = Beat()
+    woken = []
+
+    async def look() -> None:
+        while True:
+            await beat.wait()
+            woken.append(trio.current_time() / BEAT_SECS)
+
+    async def take_long() -> None:
+        await beat.wait()
+        await trio.sleep(2.5 * BEAT_SECS)
+        await beat.wait()
+        assert trio.current_time() == 4 * BEAT_SECS
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(beat.run)
+        nursery.start_soon(look)
+        await take_long()
+        nursery.cancel_scope.cancel()
+    assert woken[:3] == [1, 2, 3]
