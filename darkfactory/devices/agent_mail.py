@@ -14,9 +14,7 @@ its own, from its first request to its last inside one call and one deadline: no
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -184,6 +182,8 @@ class AgentMail:
 
 def open_agent_mail(config: AgentMailConfig, project: str, instance: str, agents: Iterable[str]) -> AgentMail:
     """The server's client. `instance` tells this factory from all others. ImportError without the SDK."""
+    import logging
+
     import httpx2
     from mcp.client.client import Client
     from mcp.client.streamable_http import streamable_http_client
@@ -203,7 +203,9 @@ def open_agent_mail(config: AgentMailConfig, project: str, instance: str, agents
 
 def name_of(agent: str, instance: str) -> str:
     """What an agent is called at the server, which takes letters and digits; no other factory's is called that."""
-    digest = hashlib.sha256(f"{instance}/{agent}".encode()).hexdigest()[:12]
+    from hashlib import sha256  # 4 MiB with what is around it
+
+    digest = sha256(f"{instance}/{agent}".encode()).hexdigest()[:12]
     return re.sub("[^A-Za-z0-9]", "", agent)[:LONGEST_NAME] + digest
 
 

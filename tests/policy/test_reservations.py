@@ -7,7 +7,7 @@ import re
 
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darkfactory.model.actions import Admit, Queue
@@ -16,6 +16,8 @@ from darkfactory.model.fleet import AgentDefinition, AgentLayer, LayerConfig, Ov
 from darkfactory.policy.reservations import Table, conflict, intersects, obstacles
 
 from .world import CORE, EPOCH, GROWTH, SAFETY, STEADY, World, agent, fleet
+
+UNTIMED = settings(deadline=None)
 
 # --- globs
 
@@ -91,6 +93,7 @@ def globs_of(draw: st.DrawFn, path: str) -> str:
     return "/".join(names)
 
 
+@UNTIMED
 @given(st.data(), PATHS)
 def test_two_globs_that_match_one_path_are_in_each_others_way(data: st.DataObject, path: str) -> None:
     one, other = data.draw(globs_of(path)), data.draw(globs_of(path))
@@ -99,6 +102,7 @@ def test_two_globs_that_match_one_path_are_in_each_others_way(data: st.DataObjec
     assert intersects(one, other)
 
 
+@UNTIMED
 @given(GLOBS, GLOBS, st.lists(PATHS, max_size=5))
 def test_no_path_matches_two_globs_that_are_not_in_each_others_way(one: str, other: str, paths: list[str]) -> None:
     assert intersects(one, other) is intersects(other, one)
@@ -107,21 +111,14 @@ def test_no_path_matches_two_globs_that_are_not_in_each_others_way(one: str, oth
         assert not [path for path in paths if matches(one, path) and matches(other, path)]
 
 
-SHORT_NAMES = ["".join(name) for length in (1, 2, 3) for name in itertools.product("abx", repeat=length)]
-SHORT_PATHS = [
-    *SHORT_NAMES,
-    *map("/".join, itertools.product(SHORT_NAMES, repeat=2)),
-    *map("/".join, itertools.product("abx", repeat=3)),
-    *map("/".join, itertools.product("abx", repeat=4)),
-]
-SLASHED = ["/" + path for path in SHORT_PATHS]
-SHORT_GLOBS = st.lists(
-    st.one_of(st.just("**"), st.lists(st.sampled_from(["a", "b", "*", "?", "[ab]", "[!a]"]), min_size=1, max_size=2)),
-    min_size=1,
-    max_size=2,
-).map(lambda names: "/".join("".join(name) for name in names))
+ATOMS = st.sampled_from(["a", "b", "*", "?", "[ab]", "[!a]"])
+ONE_NAME = st.lists(ATOMS, min_size=1, max_size=3).map("".join)
+SHORT_NAMES = st.lists(st.just("**") | ATOMS, min_size=1, max_size=3).map("/".join)
+"""Globs of three parts at most: what two of them share, if anything, shows in a path of six."""
+SIX = [parts for length in range(1, 7) for parts in itertools.product("abx", repeat=length)]
 
 
+@UNTIMED
 @given(
     st.lists(st.builds(Reservation, GLOBS | PATHS, st.booleans()), max_size=8), st.builds(Reservation, GLOBS | PATHS)
 )
@@ -137,11 +134,16 @@ def test_the_table_finds_what_is_in_the_way_if_anything_is(taken: list[Reservati
         assert table.obstacle("0", [wanted]) is None, "nobody is in his own way"
 
 
-@given(SHORT_GLOBS, SHORT_GLOBS)
-def test_globs_that_are_in_each_others_way_have_a_path_in_common(one: str, other: str) -> None:
-    """So it is exact, besides never saying no wrongly: what two such short globs share shows in a short path."""
-    shared = any(map(re.compile(f"(?={as_regex(one).pattern}$){as_regex(other).pattern}$").match, SLASHED))
-    assert intersects(one, other) is shared
+@pytest.mark.parametrize(("globs", "between"), [(ONE_NAME, ""), (SHORT_NAMES, "/")], ids=["names", "paths"])
+@UNTIMED
+@given(data=st.data())
+def test_globs_that_are_in_each_others_way_have_a_path_in_common(
+    data: st.DataObject, globs: st.SearchStrategy[str], between: str
+) -> None:
+    """So it is exact, besides never saying no wrongly."""
+    one, other = data.draw(globs), data.draw(globs)
+    both = re.compile(f"(?={as_regex(one).pattern}$){as_regex(other).pattern}$")
+    assert intersects(one, other) is any(both.match("/" + between.join(parts)) is not None for parts in SIX)
 
 
 @pytest.mark.parametrize(
