@@ -126,12 +126,6 @@ def new_id(draft: Draft, letter: str) -> str:
     return f"{letter}-{utc:%Y%m%d-%H%M%S}-{token(draft.seed, letter, draft.posts, timestamp(utc))}"
 
 
-def known(draft: Draft, message_id: str) -> bool:
-    """Whether a message of that id was accepted before, and is remembered."""
-    until = draft.mail.known.get(message_id)
-    return until is not None and until > draft.when.utc
-
-
 def hops(draft: Draft, sender: str | None) -> int:
     """What a message has that this sender sends now: one more than any that its run was given."""
     agent = draft.agents.get(sender or "")
@@ -243,8 +237,8 @@ def _of_handoff(draft: Draft, context: HandoffContext, file: str, hop: int) -> M
 
 def sent(draft: Draft, event: events.MessageSent) -> None:
     """A person or a program sends a message."""
-    if event.id is not None and known(draft, event.id):
-        draft.posted = _again(draft, event.id)
+    if event.id is not None and (before := _accepted_before(draft, event.id)) is not None:
+        draft.posted = before
         return
     message_id = event.id or new_id(draft, "m")
     to, route = event.to, None
@@ -278,8 +272,8 @@ def _deaf(draft: Draft, sender: str | None) -> dict[str, str]:
 def handed_over(draft: Draft, event: events.HandoffAsked) -> None:
     """A program hands over for an agent."""
     context = event.context
-    if known(draft, context.id):
-        draft.posted = _again(draft, context.id)
+    if (before := _accepted_before(draft, context.id)) is not None:
+        draft.posted = before
         return
     if draft.agents[context.from_agent].run is None:
         why = Refuse("inactive_sender", f"{context.from_agent} has no run, so there is nothing that it could hand over")
@@ -291,10 +285,14 @@ def handed_over(draft: Draft, event: events.HandoffAsked) -> None:
     draft.posted = Posted(context.id, context.to_agent, refusal)
 
 
-def _again(draft: Draft, message_id: str) -> Posted:
+def _accepted_before(draft: Draft, message_id: str) -> Posted | None:
+    """What there is to say of an id that was accepted before, and is remembered; None for a new one."""
     for name, box in draft.mail.boxes.items():
-        if any(message.id == message_id for message in box):
+        if any(message.id == message_id for message in box):  # perhaps longer than it could have waited: a run has it
             return Posted(message_id, name, None)
+    until = draft.mail.known.get(message_id)
+    if until is None or until <= draft.when.utc:
+        return None
     return Posted(message_id, None, Refuse("duplicate", "a message of this id was accepted before, and is done"))
 
 

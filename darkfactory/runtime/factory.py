@@ -508,12 +508,8 @@ class _Life:
             core.start_soon(self.beat.run)
             core.start_soon(watch_tools, self.places, self.machine.launcher, self.sender, self.beat)
             core.start_soon(self.memory.run)
-<<<<<<< HEAD
-            core.start_soon(self.leases.run)
-=======
             if self.machine.leases is not None:
                 core.start_soon(self.leases.run)
->>>>>>> w/leases
             core.start_soon(watch_disk, self.state, self.machine, self.sender, self.beat)
             core.start_soon(prune_runs, self.state, self.machine)
             core.start_soon(keep_worktrees, self.state, self.machine, self.sender, self.beat)

@@ -389,3 +389,12 @@ async def test_a_message_to_nobody_in_particular_finds_its_agent(autojump_clock:
         assert refused.outcome.reason == "no_agent"
         assert "painting" in refused.outcome.detail
         assert refused.agent is None
+
+
+async def test_an_id_stays_taken_as_long_as_a_run_has_its_message(autojump_clock: MockClock) -> None:
+    machine = SimulatedMachine(by_agent(helper=Script(secs=500.0)))
+    async with open_factory(fleet(growth("helper")), machine=machine.open) as factory:
+        first = await factory.send("one", "helper", message_id="order", ttl_secs=50)
+        await trio.sleep(200)
+        assert await factory.send("one", "helper", message_id="order", ttl_secs=50) == first
+    assert len(machine.records("message")) == 1
