@@ -398,12 +398,12 @@ def feed(self, stream, data):
 Intake.finish = feed
 true_terminate = None
 import darkfactory.runtime.agent_run as room
-true_spec = room._LiveRun._spec
-def _spec(self):
+true_prompt = room._LiveRun._prompt
+def _prompt(self, told):
     if self.handle.order.agent == "second":
         raise ZeroDivisionError("a bug of ours in a run task")
-    return true_spec(self)
-room._LiveRun._spec = _spec
+    return true_prompt(self, told)
+room._LiveRun._prompt = _prompt
 Intake.finish = lambda self: None
 """,
 }
