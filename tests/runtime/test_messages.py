@@ -18,6 +18,7 @@ from darkfactory import (
     AgentLayer,
     AgentNotFound,
     AgentOrchestrator,
+    AgentStatus,
     HandoffContext,
     HandoffFailed,
     OrchestratorConfig,
@@ -398,3 +399,30 @@ async def test_an_id_stays_taken_as_long_as_a_run_has_its_message(autojump_clock
         await trio.sleep(200)
         assert await factory.send("one", "helper", message_id="order", ttl_secs=50) == first
     assert len(machine.records("message")) == 1
+
+
+async def test_a_start_with_full_mailboxes_is_no_stampede(autojump_clock: MockClock) -> None:
+    """Forty agents have messages when the factory starts: ten run at a time, each once, and nobody is forgotten."""
+    agents = [growth(f"agent-{number}") for number in range(40)]
+    machine = SimulatedMachine(lambda _: Script(secs=30.0))
+    config = fleet(*agents, max_concurrent_runs=10)
+    async with open_factory(config, machine=machine.open) as factory:
+        for agent in agents:
+            await factory.send("do it", agent.name)
+            await factory.send("and this", agent.name)
+        factory.shutdown(kill=True)
+    told = {line["agent"] for line in machine.records("messages_delivered")}
+    begun = len(machine.records("run_begun"))
+    most = 0
+
+    def look(statuses: list[AgentStatus]) -> bool:
+        nonlocal most
+        most = max(most, sum(status.running for status in statuses))
+        return not any(status.messages for status in statuses)
+
+    async with open_factory(config, machine=machine.open) as factory:
+        await factory.wait_statuses(look)
+    assert most == 10
+    runs = [line["agent"] for line in machine.records("run_begun")[begun:]]
+    assert sorted(runs) == sorted(agent.name for agent in agents)
+    assert len(told) == 10
