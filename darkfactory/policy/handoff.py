@@ -77,7 +77,7 @@ def stamped(context: HandoffContext, *, new_id: str, from_agent: str, to_agent: 
     if not context.task.strip():
         raise HandoffFailed("the context has no task: say what is left to do")
     if not 0.0 < context.ttl_secs <= MESSAGE_TTL_MAX_SECS:
-        raise HandoffFailed(f"ttl_secs is {context.ttl_secs:g}; it must be more than 0, and at most a year")
+        raise HandoffFailed(f"ttl_secs must be more than 0, and at most {MESSAGE_TTL_MAX_SECS:g}")
     return context
 
 

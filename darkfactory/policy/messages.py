@@ -220,7 +220,7 @@ def send(draft: Draft, run: Run, sent: Sent) -> None:
     for over_to in sent.handoffs:
         context = over_to.context
         if context is None:
-            refuse(draft, None, run.agent, Refuse("malformed_handoff", over_to.problem))
+            refuse(draft, None, run.agent, Refuse("malformed_handoff", plain(over_to.problem)))
         elif context.to_agent not in draft.agents:
             why = Refuse("unknown_agent", f"no agent is named {plain(context.to_agent)}")
             refuse(draft, None, run.agent, why, context.id)

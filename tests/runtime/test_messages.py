@@ -354,6 +354,8 @@ async def test_an_agent_hands_over_by_a_block_in_its_final_answer(autojump_clock
         ('{"to": "helper", "task": 5}', "a string was expected"),
         ('{"to": "helper", "task": "x", "decisions": "y"}', "an array of strings was expected"),
         ('{"to": "helper", "task": "x", "ttl_secs": -5}', "ttl_secs"),
+        ('{"to": "helper", "task": "x", "ttl_secs": 1%s}' % ("0" * 400), "ttl_secs"),
+        ('{"to": "helper", "task": "x", "timestamp": "%s"}' % ("y" * 9000), "Invalid isoformat string"),
         ('{"to": "nobody", "task": "x"}', "no agent is named nobody"),
     ],
 )
@@ -364,6 +366,7 @@ async def test_a_block_that_is_none_is_told_and_tasks_nobody(autojump_clock: Moc
         await trio.sleep(20)
     (refused,) = machine.records("message_refused")
     assert told in refused["detail"]
+    assert len(refused["detail"]) <= 200, "it is told in a line, however much the agent wrote"
     assert not machine.records("run_begun", agent="helper")
 
 
