@@ -95,6 +95,8 @@ def _refusal(draft: Draft, message: Message) -> Refuse | None:
         return Refuse("too_long", f"it has {size} bytes, {MESSAGE_BYTES} are allowed")
     if message.hops > HOPS:
         return Refuse("hop_limit", f"{message.hops} messages led to it, {HOPS} may")
+    if any(each.id == message.id for each in draft.mail.box(message.to)):
+        return Refuse("duplicate", "a message of this id is in its mailbox")
     return _unavailable(draft.agents[message.to]) or _not_accepted(draft, message.to, message.sender)
 
 
@@ -127,9 +129,10 @@ def new_id(draft: Draft, letter: str) -> str:
 
 
 def known(draft: Draft, message_id: str) -> bool:
-    """Whether a message of that id was accepted before, and is remembered."""
+    """Whether a message of that id was accepted before, and is remembered: as long as it is here, at the least."""
     until = draft.mail.known.get(message_id)
-    return until is not None and until > draft.when.utc
+    here = (each.id == message_id for box in draft.mail.boxes.values() for each in box)
+    return (until is not None and until > draft.when.utc) or any(here)
 
 
 def hops(draft: Draft, sender: str | None) -> int:
@@ -151,6 +154,12 @@ def expire(draft: Draft, name: str) -> None:
         if message.run is None and message.expires <= draft.when.utc:
             draft.mail = draft.mail.remove(name, {message.id})
             draft.record("message_expired", Severity.WARNING, id=message.id, agent=name, sender=message.sender)
+
+
+def waits(draft: Draft, name: str) -> bool:
+    """Whether the agent has a message that waits, once those are gone that waited too long."""
+    expire(draft, name)
+    return any(message.run is None for message in draft.mail.box(name))
 
 
 def want_run(draft: Draft, name: str) -> None:
@@ -308,9 +317,11 @@ def outcome(draft: Draft, posted: Posted) -> Delivery:
 
 def _admission(draft: Draft, name: str, message_id: str) -> Admission:
     agent = draft.agents[name]
-    run_id = next((message.run for message in draft.mail.box(name) if message.id == message_id), None)
-    if run_id is not None:
-        return Admit(run_id)
+    message = next((message for message in draft.mail.box(name) if message.id == message_id), None)
+    if message is None:
+        return Refuse("expired", "its time to live was over at once")
+    if message.run is not None:
+        return Admit(message.run)
     if draft.stopping is not None:
         return Queue("next_start", "the factory stops; it waits for the next start")
     if not draft.looked_at:
@@ -336,8 +347,9 @@ def in_words(messages: Sequence[Message]) -> str:
 
 def _in_words(message: Message) -> str:
     sender = "the operator" if message.sender is None else plain(message.sender)
-    head = f"Message {message.id} from {sender}, {message.sent:%Y-%m-%d %H:%M:%S} UTC:"
+    name = plain(message.id)
+    head = f"Message {name} from {sender}, {message.sent:%Y-%m-%d %H:%M:%S} UTC:"
     if message.handoff is not None:
-        head = f"Handoff {message.id} from {sender}, {message.sent:%Y-%m-%d %H:%M:%S} UTC; the whole of it is in the "
+        head = f"Handoff {name} from {sender}, {message.sent:%Y-%m-%d %H:%M:%S} UTC; the whole of it is in the "
         head += f"file {message.handoff}:"
     return f"{head}\n\n{block(message.text)}"
