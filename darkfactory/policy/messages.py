@@ -235,6 +235,8 @@ def send(draft: Draft, run: Run, sent: Sent) -> None:
             refuse(draft, None, run.agent, why, context.id)
         else:
             accept(draft, _of_handoff(draft, context, over_to.file, hop), cut=True)
+    for words in sent.left_out:
+        refuse(draft, None, run.agent, Refuse("too_many", f"{words}; the rest tasks nobody"))
 
 
 def _mentioned(draft: Draft, run: Run, mention: Mention, message_id: str, hop: int) -> Message:

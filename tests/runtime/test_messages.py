@@ -118,6 +118,22 @@ async def test_a_mention_at_a_successful_end_tasks_another_agent(autojump_clock:
     assert "from writer" in prompts(machine, "helper")[0]
 
 
+async def test_what_a_run_writes_too_much_of_is_told(autojump_clock: MockClock) -> None:
+    block = '```handoff\n{"to": "helper", "task": "go on"}\n```\n'
+    words = "\n".join(f"@helper task {number}" for number in range(40))
+    machine = SimulatedMachine(by_agent(writer=said(f"{words}\n\n{block * 5}"), helper=WATCHES))
+    async with open_factory(fleet(growth("writer"), growth("helper")), machine=machine.open) as factory:
+        await factory.start("writer")
+        await trio.sleep(20)
+    assert len(machine.records("message")) == 32
+    told = [(line["reason"], line["detail"]) for line in machine.records("message_refused")]
+    assert told[4:] == [
+        ("too_many", "it mentioned others more than 32 times; the rest tasks nobody"),
+        ("too_many", "it handed over more than 4 times; the rest tasks nobody"),
+    ]
+    assert {reason for reason, _ in told[:4]} == {"mailbox_full"}
+
+
 async def test_a_mention_of_a_run_that_failed_tasks_nobody(autojump_clock: MockClock) -> None:
     fails = evolve(FAILS, output=((0.0, STARTED), (0.5, b'{"type":"say","text":"@helper look"}\n')))
     machine = SimulatedMachine(by_agent(writer=fails, helper=SUCCEEDS))
