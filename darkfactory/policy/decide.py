@@ -120,7 +120,7 @@ def initial(
             siblings.join(draft, name)
     for name in resume:
         _resume(draft, name)
-    unknown = {*undeclared.cursors, *undeclared.holds}
+    unknown = {*undeclared.cursors, *undeclared.holds, *undeclared.mail.boxes}
     if unknown:
         draft.record("state_kept", durable=False, agents=sorted(unknown), detail="no longer declared")
     return draft.done()

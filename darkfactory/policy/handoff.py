@@ -81,6 +81,15 @@ def stamped(context: HandoffContext, *, new_id: str, from_agent: str, to_agent: 
     return context
 
 
+def same(one: str, other: str) -> bool:
+    """Whether two of them, as JSON, are the same handoff: the time may differ, which may be that of the handing over."""
+    try:
+        first, second = from_json(one, "the one"), from_json(other, "the other")
+    except HandoffFailed:
+        return False
+    return evolve(first, timestamp=None) == evolve(second, timestamp=None)
+
+
 def in_words(context: HandoffContext) -> str:
     """The context as the next agent is told it."""
     parts = [f"Task: {context.task}"]

@@ -313,7 +313,7 @@ class AgentOrchestrator:
         if sender is None or sender.run is None:
             raise HandoffFailed(f"{from_agent} has no run, so there is nothing that it could hand over")
         try:
-            file = await life.machine.handoffs.write(context.id, text)
+            file = await life.machine.handoffs.write(context.id, text, handoffs.same)
         except OSError as error:
             raise HandoffFailed(f"the context cannot be written: {error}") from error
         answer = await life.ask(lambda when, number: HandoffAsked(when, context, file, number), durable=True)

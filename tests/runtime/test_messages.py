@@ -294,6 +294,23 @@ async def test_a_run_without_a_process_leaves_its_messages_to_the_next_one(autoj
     assert [line["run"] for line in machine.records("messages_delivered")] == [machine.records("run_begun")[2]["run"]]
 
 
+async def test_messages_of_an_agent_that_is_no_longer_declared_are_kept_and_that_is_said(
+    autojump_clock: MockClock,
+) -> None:
+    machine = SimulatedMachine(by_agent(busy=WATCHES, helper=SUCCEEDS))
+    both = evolve(fleet(growth("busy"), growth("helper")), max_concurrent_runs=1)
+    async with open_factory(both, machine=machine.open) as factory:
+        await factory.start("busy")
+        await factory.send("do it", "helper")
+    async with open_factory(fleet(growth("busy")), machine=machine.open):
+        await trio.sleep(60)
+    assert [line["agents"] for line in machine.records("state_kept")] == [["helper"]]
+    async with open_factory(both, machine=machine.open):
+        await trio.sleep(60)
+    (prompt,) = prompts(machine, "helper")
+    assert "do it" in prompt
+
+
 async def test_a_retry_is_told_the_message_again_and_no_other_run(autojump_clock: MockClock) -> None:
     scripts = [SUCCEEDS, SUCCEEDS, FAILS]
     machine = SimulatedMachine(lambda _: scripts.pop())
@@ -409,6 +426,28 @@ async def test_a_handoff_of_the_same_id_is_accepted_once(autojump_clock: MockClo
         with pytest.raises(HandoffFailed, match="another handoff of this id"):
             await factory.handoff("writer", "helper", evolve(named, task="other"))
     assert machine.handoffs.texts.keys() == {"parser-1"}
+
+
+async def test_a_handoff_can_be_repeated_although_it_says_no_time(autojump_clock: MockClock) -> None:
+    """Who was cancelled in it does not know whether it was heard: its file may be there, and the message not."""
+    config, machine = handing_over()
+    context = HandoffContext(task="finish the parser", id="parser-1")
+    async with open_factory(config, machine=machine.open) as factory:
+        await factory.start("writer")
+        with trio.CancelScope() as scope:
+            scope.cancel(reason="a test")
+            await factory.handoff("writer", "helper", context)
+        await machine.handoffs.write(
+            "parser-1",
+            handoff.to_json(evolve(context, from_agent="writer", to_agent="helper", timestamp=machine.start)),
+        )
+        await trio.sleep(5)
+        first = await factory.handoff("writer", "helper", context)
+        assert isinstance(first, Admit)
+        assert await factory.handoff("writer", "helper", context) == first
+        with pytest.raises(HandoffFailed, match="another handoff of this id"):
+            await factory.handoff("writer", "helper", evolve(context, decisions=("other",)))
+    assert len(machine.records("message")) == 1
 
 
 async def test_an_agent_hands_over_by_a_block_in_its_final_answer(autojump_clock: MockClock) -> None:
