@@ -33,7 +33,9 @@ HOPS: Final = 3
 MAILBOX: Final = 32
 """Messages that an agent may have, those of its run included."""
 PROMPT_BYTES: Final = 64 * 1024
-"""How much of messages one run is told, in UTF-8: programs that take their prompt as an argument take 128 KiB."""
+"""How much of messages one run is told, in UTF-8, with all that stands around them."""
+ARGUMENT_BYTES: Final = 124 * 1024
+"""The longest prompt that messages may make: one that is an argument has less than 128 KiB, a note of its own included."""
 CAUSES: Final = (Cause.MESSAGE, Cause.HANDOFF)
 _CUT: Final = "\n[cut here for its length]"
 _STEERING: Final = re.compile(r"[^\S\n\t ]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -176,16 +178,16 @@ def want_run(draft: Draft, name: str) -> None:
 
 
 def give(draft: Draft, run: Run) -> tuple[Message, ...]:
-    """Give a run that begins what waits for its agent, as much as a prompt takes."""
+    """Give a run that begins what waits for its agent: as much as a prompt takes, but one if there is any."""
     if run.agent not in draft.mail.boxes:
         return ()
     expire(draft, run.agent)
     given: list[Message] = []
-    room = PROMPT_BYTES
+    room = min(PROMPT_BYTES, ARGUMENT_BYTES - len(draft.agents[run.agent].definition.task.encode()))
     for message in draft.mail.box(run.agent):
         if message.run is None:
-            room -= len(message.text.encode())
-            if room < 0:
+            room -= len(_in_words(message).encode())
+            if room < 0 and given:
                 break
             given.append(message)
     draft.mail = draft.mail.give(run.agent, {message.id for message in given}, run.id)

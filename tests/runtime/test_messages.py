@@ -335,6 +335,18 @@ async def test_a_message_for_an_agent_that_is_held_meanwhile_waits_for_its_resum
     assert secs(machine, "run_begun") == [0.0, 1000.0]
 
 
+@pytest.mark.parametrize(("task", "text"), [("x" * 70_000, "y" * 16_000), ("x", "`" * 16_000)])
+async def test_a_prompt_with_messages_can_be_an_argument(autojump_clock: MockClock, task: str, text: str) -> None:
+    """A fence is longer than any in its text, and the task has a length too: the agent could not start, and was held."""
+    machine = SimulatedMachine(by_agent(helper=Script(secs=10.0)))
+    helper = AgentDefinition("helper", GROWTH, "demo", task)
+    async with open_factory(fleet(helper), machine=machine.open) as factory:
+        sent = [await factory.send(text, "helper") for _ in range(6)]
+        await trio.sleep(1000)
+    assert all(len(prompt.encode()) < 128 * 1024 for prompt in prompts(machine, "helper"))
+    assert sum(prompt.count("\nMessage ") for prompt in prompts(machine, "helper")) == len(sent)
+
+
 async def test_a_plain_program_finds_its_messages_in_a_file(autojump_clock: MockClock) -> None:
     script = AgentDefinition("script", GROWTH, "bash", "echo hello")
     machine = SimulatedMachine(lambda _: Script(output=(), last_words=b""))
