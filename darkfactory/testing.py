@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from attrs import define, field, frozen
 from darkfactory.devices.agent_mail import ServerAway
 from darkfactory.devices.clock import zone_of
 from darkfactory.devices.disk import Room
+from darkfactory.devices.handoffs import Same
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process, Sink
 from darkfactory.devices.runstore import Keep, Pruned, RunFiles
@@ -388,10 +390,10 @@ class MemoryHandoffs:
         self.texts: dict[str, str] = {}
         """By id."""
 
-    async def write(self, handoff_id: str, text: str) -> str:
+    async def write(self, handoff_id: str, text: str, same: Same = eq) -> str:
         """Remember it."""
         await trio.lowlevel.checkpoint()
-        if self.texts.setdefault(handoff_id, text) != text:
+        if not same(self.texts.setdefault(handoff_id, text), text):
             raise FileExistsError(f"{handoff_id}: there is another handoff of this id")
         return f"/simulated/handoffs/{handoff_id}.json"
 

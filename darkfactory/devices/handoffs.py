@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
+from operator import eq
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,15 +18,18 @@ from darkfactory.devices import threads
 from darkfactory.devices.segments import sync_directory
 from darkfactory.devices.statedir import write_atomically
 
+Same = Callable[[str, str], bool]
+"""Whether the text that an id has and the one that it is to have amount to the same."""
+
 
 class HandoffStore(Protocol):
     """Keeps the contexts of handoffs, by their ids, which are safe as file names."""
 
-    async def write(self, handoff_id: str, text: str) -> str:
+    async def write(self, handoff_id: str, text: str, same: Same = eq) -> str:
         """Write a context; the file's path, where it is whole and durable now.
 
-        Written again, the same text is none the worse. FileExistsError when the id has another text already, OSError
-        when the disk refuses.
+        What is written again stays as it was, if it is the `same`. FileExistsError when the id has another text
+        already, OSError when the disk refuses.
         """
         ...
 
@@ -45,9 +49,9 @@ class HandoffFiles:
     path: Path
     in_thread: threads.InThread = threads.in_thread
 
-    async def write(self, handoff_id: str, text: str) -> str:
+    async def write(self, handoff_id: str, text: str, same: Same = eq) -> str:
         """See `HandoffStore`."""
-        file: str = await self._in_thread(partial(self._write, handoff_id, text))
+        file: str = await self._in_thread(partial(self._write, handoff_id, text, same))
         return file
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
@@ -58,11 +62,11 @@ class HandoffFiles:
                 raise
             raise OSError(errno.EAGAIN, "the system has no thread left to work in") from None
 
-    def _write(self, handoff_id: str, text: str) -> str:
+    def _write(self, handoff_id: str, text: str, same: Same) -> str:
         self.path.mkdir(mode=0o700, exist_ok=True)
         file = self.path / f"{handoff_id}.json"
         if file.exists():
-            if file.read_text(encoding="utf-8", errors="replace") != text:
+            if not same(file.read_text(encoding="utf-8", errors="replace"), text):
                 raise FileExistsError(f"{file}: there is another handoff of this id")
         else:
             write_atomically(file, text, sync=True)

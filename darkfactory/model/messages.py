@@ -91,6 +91,8 @@ class Sent:
 
     mentions: tuple[Mention, ...] = ()
     handoffs: tuple[HandedOver, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """What is not here, since there was too much of it; each for a person."""
 
 
 @frozen

@@ -120,7 +120,7 @@ def initial(
             siblings.join(draft, name)
     for name in resume:
         _resume(draft, name)
-    unknown = {*undeclared.cursors, *undeclared.holds}
+    unknown = {*undeclared.cursors, *undeclared.holds, *undeclared.mail.boxes}
     if unknown:
         draft.record("state_kept", durable=False, agents=sorted(unknown), detail="no longer declared")
     return draft.done()
@@ -549,9 +549,14 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> Agai
 
 
 def _exhausted(draft: Draft, run: Run, verdict: Verdict) -> bool:
-    """Whether there is no further attempt after a bad end. What was never told is not given up before its time."""
+    """Whether there is no further attempt after a bad end.
+
+    An on-demand agent's messages that no process was told are reason for one, after back-off; those of others wait for
+    their schedule.
+    """
     retries = draft.agents[run.agent].definition.retries
-    return (run.attempt - run.excused > retries or verdict.retryable is False) and not messages.owes(draft, run)
+    owes = run.layer is AgentLayer.GROWTH and messages.owes(draft, run)
+    return (run.attempt - run.excused > retries or verdict.retryable is False) and not owes
 
 
 def _start_asked(draft: Draft, event: events.StartAsked) -> None:

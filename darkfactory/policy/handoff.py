@@ -77,8 +77,17 @@ def stamped(context: HandoffContext, *, new_id: str, from_agent: str, to_agent: 
     if not context.task.strip():
         raise HandoffFailed("the context has no task: say what is left to do")
     if not 0.0 < context.ttl_secs <= MESSAGE_TTL_MAX_SECS:
-        raise HandoffFailed(f"ttl_secs is {context.ttl_secs:g}; it must be more than 0, and at most a year")
+        raise HandoffFailed(f"ttl_secs must be more than 0, and at most {MESSAGE_TTL_MAX_SECS:g}")
     return context
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two of them, as JSON, are one handoff: the time may differ, which may be that of the handing over."""
+    try:
+        first, second = from_json(one, "the one"), from_json(other, "the other")
+    except HandoffFailed:
+        return False
+    return evolve(first, timestamp=None) == evolve(second, timestamp=None)
 
 
 def in_words(context: HandoffContext) -> str:

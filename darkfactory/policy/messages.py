@@ -33,7 +33,9 @@ HOPS: Final = 3
 MAILBOX: Final = 32
 """Messages that an agent may have, those of its run included."""
 PROMPT_BYTES: Final = 64 * 1024
-"""How much of messages one run is told, in UTF-8: programs that take their prompt as an argument take 128 KiB."""
+"""How much of messages one run is told, in UTF-8, with all that stands around them."""
+ARGUMENT_BYTES: Final = 124 * 1024
+"""The longest prompt that messages may make: one that is an argument has less than 128 KiB, with a note of ours."""
 CAUSES: Final = (Cause.MESSAGE, Cause.HANDOFF)
 _CUT: Final = "\n[cut here for its length]"
 _STEERING: Final = re.compile(r"[^\S\n\t ]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -95,6 +97,8 @@ def _refusal(draft: Draft, message: Message) -> Refuse | None:
         return Refuse("too_long", f"it has {size} bytes, {MESSAGE_BYTES} are allowed")
     if message.hops > HOPS:
         return Refuse("hop_limit", f"{message.hops} messages led to it, {HOPS} may")
+    if any(each.id == message.id for each in draft.mail.box(message.to)):
+        return Refuse("duplicate", "a message of this id is in its mailbox")
     return _unavailable(draft.agents[message.to]) or _not_accepted(draft, message.to, message.sender)
 
 
@@ -147,6 +151,12 @@ def expire(draft: Draft, name: str) -> None:
             draft.record("message_expired", Severity.WARNING, id=message.id, agent=name, sender=message.sender)
 
 
+def waits(draft: Draft, name: str) -> bool:
+    """Whether the agent has a message that waits, once those are gone that waited too long."""
+    expire(draft, name)
+    return any(message.run is None for message in draft.mail.box(name))
+
+
 def want_run(draft: Draft, name: str) -> None:
     """Have an on-demand agent run while a message waits for it. It has no run now, and nothing has expired."""
     waiting = [message for message in draft.mail.box(name) if message.run is None]
@@ -161,16 +171,16 @@ def want_run(draft: Draft, name: str) -> None:
 
 
 def give(draft: Draft, run: Run) -> tuple[Message, ...]:
-    """Give a run that begins what waits for its agent, as much as a prompt takes."""
+    """Give a run that begins what waits for its agent: as much as a prompt takes, but one if there is any."""
     if run.agent not in draft.mail.boxes:
         return ()
     expire(draft, run.agent)
     given: list[Message] = []
-    room = PROMPT_BYTES
+    room = min(PROMPT_BYTES, ARGUMENT_BYTES - len(draft.agents[run.agent].definition.task.encode()))
     for message in draft.mail.box(run.agent):
         if message.run is None:
-            room -= len(message.text.encode())
-            if room < 0:
+            room -= len(_in_words(message).encode())
+            if room < 0 and given:
                 break
             given.append(message)
     draft.mail = draft.mail.give(run.agent, {message.id for message in given}, run.id)
@@ -214,12 +224,14 @@ def send(draft: Draft, run: Run, sent: Sent) -> None:
     for over_to in sent.handoffs:
         context = over_to.context
         if context is None:
-            refuse(draft, None, run.agent, Refuse("malformed_handoff", over_to.problem))
+            refuse(draft, None, run.agent, Refuse("malformed_handoff", plain(over_to.problem)))
         elif context.to_agent not in draft.agents:
             why = Refuse("unknown_agent", f"no agent is named {plain(context.to_agent)}")
             refuse(draft, None, run.agent, why, context.id)
         else:
             accept(draft, _of_handoff(draft, context, over_to.file, hop), cut=True)
+    for words in sent.left_out:
+        refuse(draft, None, run.agent, Refuse("too_many", f"{words}; the rest tasks nobody"))
 
 
 def _mentioned(draft: Draft, run: Run, mention: Mention, message_id: str, hop: int) -> Message:
@@ -306,9 +318,11 @@ def outcome(draft: Draft, posted: Posted) -> Delivery:
 
 def _admission(draft: Draft, name: str, message_id: str) -> Admission:
     agent = draft.agents[name]
-    run_id = next((message.run for message in draft.mail.box(name) if message.id == message_id), None)
-    if run_id is not None:
-        return Admit(run_id)
+    message = next((message for message in draft.mail.box(name) if message.id == message_id), None)
+    if message is None:
+        return Refuse("expired", "its time to live was over at once")
+    if message.run is not None:
+        return Admit(message.run)
     if draft.stopping is not None:
         return Queue("next_start", "the factory stops; it waits for the next start")
     if not draft.looked_at:
@@ -334,8 +348,9 @@ def in_words(messages: Sequence[Message]) -> str:
 
 def _in_words(message: Message) -> str:
     sender = "the operator" if message.sender is None else plain(message.sender)
-    head = f"Message {message.id} from {sender}, {message.sent:%Y-%m-%d %H:%M:%S} UTC:"
+    name = plain(message.id)
+    head = f"Message {name} from {sender}, {message.sent:%Y-%m-%d %H:%M:%S} UTC:"
     if message.handoff is not None:
-        head = f"Handoff {message.id} from {sender}, {message.sent:%Y-%m-%d %H:%M:%S} UTC; the whole of it is in the "
+        head = f"Handoff {name} from {sender}, {message.sent:%Y-%m-%d %H:%M:%S} UTC; the whole of it is in the "
         head += f"file {message.handoff}:"
     return f"{head}\n\n{block(message.text)}"

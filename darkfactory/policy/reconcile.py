@@ -169,6 +169,8 @@ def _pass_gate(draft: Draft, looked_at: Container[str]) -> None:
     waiting: dict[tuple[str, Cause], Request] = {}
     known: providers.Known = {}
     for request in siblings.in_start_order(draft):
+        if request.cause in messages.CAUSES and not messages.waits(draft, request.agent):
+            continue  # what it was for has expired while it waited, which is recorded
         if request.agent not in looked_at and not draft.ask_all and _waits_on(draft, request, obstacle, known):
             waiting[request.key] = request
             continue

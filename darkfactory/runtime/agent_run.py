@@ -499,7 +499,8 @@ class _LiveRun(Body[RunHandle]):
         sent = Sent()
         if verdict.reason is Reason.SUCCEEDED and (tally.mentions or tally.handoffs):
             store = self.place.machine.handoffs
-            sent = Sent(tuple(tally.mentions), await write_down(tally.handoffs, self.handle.order, store, now))
+            handoffs = await write_down(tally.handoffs, self.handle.order, store, now)
+            sent = Sent(tuple(tally.mentions), handoffs, tally.left_out)
         event = RunEnded(now, self.run_id, verdict, self.exit_code, self.unreaped, tally.totals, tally.spent, sent)
         await self.place.sender.send(event)
 

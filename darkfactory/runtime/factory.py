@@ -84,7 +84,8 @@ from darkfactory.runtime.supervisor import Supervisor
 from darkfactory.runtime.toolwatch import watch_tools
 from darkfactory.tools import tool_for
 
-MESSAGE_ID_CHARS: Final = 128
+NAME_CHARS: Final = 128
+"""Of a sender, or of the id that it gives a message: both stand in prompts, in the log and in the journal."""
 
 MachineOpener = Callable[[OrchestratorConfig], AbstractContextManager[Machine]]
 
@@ -273,13 +274,14 @@ class AgentOrchestrator:
         is the operator. A message with the `message_id` of an earlier one is not accepted again: so a sender that
         does not know whether it was heard can repeat itself.
 
-        AgentNotFound if `to` is nobody's name, ValueError for an id or a time that is none. Cancelled while it waits,
-        the message stands.
+        AgentNotFound if `to` is nobody's name, ValueError for an id, a sender or a time that is none. Cancelled while it
+        waits, the message stands.
         """
         if to is not None:
             self._require(to)
-        if message_id is not None and not 0 < len(message_id) <= MESSAGE_ID_CHARS:
-            raise ValueError(f"message_id must have 1 to {MESSAGE_ID_CHARS} characters")
+        for name, value in (("message_id", message_id), ("sender", sender)):
+            if value is not None and not (0 < len(value) <= NAME_CHARS and value.isprintable()):
+                raise ValueError(f"{name} must have 1 to {NAME_CHARS} characters, and all of them printable")
         if not 0.0 < ttl_secs <= MESSAGE_TTL_MAX_SECS:
             raise ValueError(f"ttl_secs must be more than 0 and at most {MESSAGE_TTL_MAX_SECS:g}")
         required = tuple(capabilities)
@@ -307,10 +309,11 @@ class AgentOrchestrator:
             context, new_id=life.new_id("h", utc), from_agent=from_agent, to_agent=to_agent, now=utc
         )
         text = handoffs.to_json(context)
-        if life.state.value.agents[from_agent].run is None:
+        sender = life.state.value.agents.get(from_agent)  # None while the factory begins
+        if sender is None or sender.run is None:
             raise HandoffFailed(f"{from_agent} has no run, so there is nothing that it could hand over")
         try:
-            file = await life.machine.handoffs.write(context.id, text)
+            file = await life.machine.handoffs.write(context.id, text, handoffs.same)
         except OSError as error:
             raise HandoffFailed(f"the context cannot be written: {error}") from error
         answer = await life.ask(lambda when, number: HandoffAsked(when, context, file, number), durable=True)

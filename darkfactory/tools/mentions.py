@@ -21,7 +21,10 @@ HANDOFF: Final = "handoff"
 LONGEST_BLOCK: Final = 64 * 1024
 """Characters of such a block; the rest is cut, and it will not be understood."""
 
-_FENCE: Final = re.compile(r" {0,3}(?:(`{3,}+)(?=[^`]*+$)|(~{3,}+))[ \t]*+([^\s`]*+)")
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
+"""Markdown's. What else Unicode ends lines with may stand in what was quoted, and would end the quotation."""
+_FENCE: Final = re.compile(r"( {0,3}(?:(?:[-*+]|[0-9]{1,9}[.)]) {1,4})*)(`{3,}(?=[^`]*$)|~{3,})[ \t]*([^\s`]*)")
+"""Begins a block of code, perhaps as the first thing in an item of a list."""
 _MENTION: Final = re.compile(r"@([A-Za-z0-9_][A-Za-z0-9._-]{0,63})(?:[:,]?[ \t]+|[:,]?$)")
 _QUOTE: Final = re.compile(r" {0,3}>")
 _CODE: Final = re.compile(r" {4}| {0,3}\t")
@@ -54,13 +57,13 @@ def written(text: str) -> Written:
             mentions.append(Mention(to, words[: MESSAGE_BYTES + 1]))
         paragraph.clear()
 
-    lines = iter(text[:LONGEST_TEXT].splitlines())
+    lines = iter(_LINE_END.split(text[:LONGEST_TEXT]))
     for line in lines:
         fence = _FENCE.match(line)
         if fence is not None:
             close()
             to = ""
-            inside = _block(lines, fence[1] or fence[2])
+            inside = _block(lines, len(fence[1]), fence[2])
             if fence[3] == HANDOFF:
                 handoffs.append(inside)
         elif not line.strip() or _QUOTE.match(line) or (not to and _CODE.match(line)):
@@ -76,9 +79,9 @@ def written(text: str) -> Written:
     return Written(tuple(mentions), tuple(handoffs))
 
 
-def _block(lines: Iterator[str], fence: str) -> str:
+def _block(lines: Iterator[str], column: int, fence: str) -> str:
     """The lines up to the one that closes the fence, or to the end, which closes it too; they are used up."""
-    closing = re.compile(rf" {{0,3}}{re.escape(fence[0])}{{{len(fence)},}}[ \t]*")
+    closing = re.compile(rf" {{0,{column + 3}}}{re.escape(fence[0])}{{{len(fence)},}}[ \t]*")
     inside: list[str] = []
     size = 0
     for line in lines:

@@ -86,6 +86,8 @@ class Tally:
     last_words: str = ""
     """On stderr: the last line that tells of an error, or else the last line at all."""
     last_words_at: Place | None = None
+    _more_mentions: bool = False
+    _more_handoffs: bool = False
     _words_tell: bool = False
     _open: dict[str, str] = field(factory=dict)
     """Tool calls that have not ended, by id: what was called."""
@@ -127,6 +129,15 @@ class Tally:
         return answer[:ANSWER_CHARS] or self.said
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """What of that which it wrote for other agents is not here, each kind in words."""
+        told = {
+            f"it mentioned others more than {_MENTIONS} times": self._more_mentions,
+            f"it handed over more than {_HANDOFFS} times": self._more_handoffs,
+        }
+        return tuple(words for words, more in told.items() if more)
+
+    @property
     def worked(self) -> bool:
         """There is evidence of work: it said something, or used a tool."""
         return bool(self.tool_calls or self.answer.strip())
@@ -158,9 +169,11 @@ class Tally:
         """What it said may hold something for other agents; the final answer repeats what was said before."""
         found = written(text)
         for mention in found.mentions:
-            if len(self.mentions) < _MENTIONS:
-                self.mentions[mention] = None
-        self.handoffs = found.handoffs[:_HANDOFFS]
+            if mention not in self.mentions and len(self.mentions) == _MENTIONS:
+                self._more_mentions = True
+                break
+            self.mentions[mention] = None
+        self.handoffs, self._more_handoffs = found.handoffs[:_HANDOFFS], len(found.handoffs) > _HANDOFFS
 
     def take(self, signal: Signal, place: Place | None = None) -> None:
         """Take the next signal, and where it was."""
