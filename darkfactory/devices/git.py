@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Final
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from darkfactory.devices.process import Launcher, LaunchSpec, Process
 from darkfactory.errors import OrchestratorError, SpawnFailed
@@ -103,6 +103,11 @@ _OVERRIDES: Final = {
     "core.sparseCheckout": "false",
     "core.safecrlf": "false",
     "core.commitGraph": "false",
+    # what a repository that comes from another system says of its files: here a new `readme` is not the README
+    "core.ignoreCase": "false",
+    "core.precomposeUnicode": "false",
+    "core.fileMode": "true",
+    "core.symlinks": "true",
 }
 _NAMED: Final = {
     ("filter", "clean"): "",
@@ -212,16 +217,19 @@ class Git:
             env[f"GIT_CONFIG_VALUE_{number}"] = value
         return env
 
-    async def open(self, common: Path) -> Repository:
+    async def open(self, common: Path, git_dir: Path | None = None) -> Repository:
         """The repository with this common directory (its `.git`), after a look at what it would run.
+
+        `git_dir`: that of a worktree of its own making, whose HEAD and index are used instead. The look is from there:
+        a configuration can include another one for some worktrees, or some branches, alone.
 
         GitError if it is not there, is a link, or belongs to another user: then its configuration is not ours to obey.
         """
         if (why := _unfit(common)) is not None:
             raise GitError(("open",), None, f"{common} {why}")
-        bare = Repository(self, common, {})
-        names = await bare.run("config", "--list", "--includes", "--name-only", "-z")
-        return Repository(self, common, dict(_switched_off(os.fsdecode(names).split("\0"))))
+        repository = Repository(self, common, {}, git_dir or common)
+        names = await repository.run("config", "--list", "--includes", "--name-only", "-z")
+        return evolve(repository, overrides=dict(_switched_off(os.fsdecode(names).split("\0"))))
 
 
 @frozen
@@ -233,21 +241,21 @@ class Repository:
     """What `git rev-parse --git-common-dir` says."""
     overrides: Mapping[str, str]
     """What its configuration names, switched off."""
+    git_dir: Path
+    """Whose HEAD and index are used; the configuration was looked at from there."""
 
     async def run(
         self,
         *argv: str,
-        git_dir: Path | None = None,
         work_tree: Path | None = None,
         index: Path | None = None,
         silent: bool = False,
     ) -> bytes:
         """Run `git ARGV` on it; see `Git.run`.
 
-        `git_dir`: that of a worktree of its own making, whose HEAD and index are used. Where files are meant,
-        `work_tree` says which, and `index` has a file of our own used instead of the worktree's.
+        Where files are meant, `work_tree` says which, and `index` has a file of our own used instead of the worktree's.
         """
-        options = [f"--git-dir={git_dir or self.common}"]
+        options = [f"--git-dir={self.git_dir}"]
         variables = {"GIT_COMMON_DIR": str(self.common)}
         if work_tree is not None:
             options.append(f"--work-tree={work_tree}")

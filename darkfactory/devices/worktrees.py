@@ -24,7 +24,7 @@ from datetime import datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import trio
 from attrs import define, evolve, field, frozen
@@ -48,6 +48,7 @@ _REPOSITORY: Final = "160000 "
 _BRANCH: Final = re.compile(r"refs/heads/[^\x00-\x20~^:?*\[\\\x7f]+")
 
 _Run = Callable[..., Awaitable[bytes]]
+_T = TypeVar("_T")
 
 
 @frozen
@@ -189,7 +190,8 @@ class WorktreeDirectories:
             await repository.run(*add, str(files), commit)
         if not _points_to(own, files):
             raise GitError(("worktree",), None, f"{own} is not what git made for it")
-        await repository.run("reset", "--hard", "--quiet", "--no-recurse-submodules", git_dir=own, work_tree=files)
+        inside = await self.git.open(common, own)
+        await inside.run("reset", "--hard", "--quiet", "--no-recurse-submodules", work_tree=files)
         cwd = files / prefix
         await self._in_thread(partial(_begin, cwd, files, own / "index", self.store.index(run_id)))
         self.store.write(evolve(record, made=True))
@@ -328,6 +330,8 @@ class WorktreeDirectories:
                         raise
                     others, oddity = error.output, f"git could not look at all of its files: {error.tail}"
                 dirty += [f"? {os.fsdecode(name)}" for name in others.split(b"\0") if name]
+                if oddity is None:
+                    oddity = await self._repository_inside(repository, record, state.tip)
         told_commits = tuple((sha, subject) for sha, _, subject in commits)
         return Loss(state.ours, told_commits, tuple(files), tuple(dirty), oddity)
 
@@ -446,10 +450,15 @@ class WorktreeDirectories:
         return ours | {name: tip}
 
     async def _remove(self, repository: Repository, record: Record, branches: Mapping[str, str]) -> None:
-        """Delete branches that are where they are said to be, and then the worktree."""
+        """Delete branches that are where they are said to be, and then the worktree.
+
+        One that somebody has checked out elsewhere stays: without it that checkout would be of nothing.
+        """
         async with self._locked(repository):
+            elsewhere = await self._in_thread(partial(_checked_out, record))
             for name, at in branches.items():
-                await repository.run("update-ref", "--no-deref", "-d", name, at)
+                if name not in elsewhere:
+                    await repository.run("update-ref", "--no-deref", "-d", name, at)
             self.store.doom(record.run)
             await self._in_thread(partial(_delete_own_directory, record))
         self.store.forget(record.run)
@@ -475,8 +484,8 @@ class WorktreeDirectories:
             os.close(held)
             lock.release()
 
-    async def _in_thread(self, work: partial[None]) -> None:
-        await threads.run_sync(work, limiter=self._limiter)
+    async def _in_thread(self, work: partial[_T]) -> _T:
+        return await threads.run_sync(work, limiter=self._limiter)
 
 
 @frozen
@@ -522,6 +531,13 @@ def _give_index(index: Path, record: Record) -> None:
         copy = Path(f"/proc/self/fd/{own}")
         shutil.copy2(index, copy / "index.settled", follow_symlinks=False)
         os.rename("index.settled", "index", src_dir_fd=own, dst_dir_fd=own)
+
+
+def _checked_out(record: Record) -> frozenset[str]:
+    """The branches, by whole name, that HEAD is on in the repository's other checkouts. Blocks."""
+    common, own = Path(record.common), _own_directory(record)
+    places = [common, *(place for place in (common / "worktrees").glob("*") if place != own)]
+    return frozenset((_line(place / "HEAD") or "").removeprefix("ref: ") for place in places)
 
 
 def _points_to(own: Path, files: Path) -> bool:

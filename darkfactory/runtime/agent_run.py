@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
+from math import inf
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -56,14 +57,10 @@ DRAIN_SECS: Final = 10.0
 """Of these, the longest that reading may take; what is not read by then stays in the file and counts for nothing."""
 SETTLE_SECS: Final = 10.0
 """Of these, the longest that settling a worktree may take; what is not done by then is left to a task of its own."""
-LAST_SETTLE_SECS: Final = 0.5
-"""The same beyond the grace while the factory stops, which waits no longer; then the next start does it."""
 REPORT_SECS: Final = 10.0
 """How long looking at the disk, and a place in the inbox, may keep a verdict waiting."""
 GIVE_BACK_SECS: Final = 10.0
-"""How long a server may take to have a run's leases back."""
-LAST_GIVE_BACK_SECS: Final = 1.0
-"""The same while the factory stops; then their time runs out."""
+"""Of these, the longest that a server may take to have a run's leases back; then their time runs out."""
 FULL_BYTES: Final = 16 * 1024**2
 """With less room than this, or than `min_free_bytes` if that is less, a bad end is blamed on the disk."""
 MESSAGES: Final = "DARKFACTORY_MESSAGES"
@@ -73,6 +70,21 @@ SESSIONS: Final = 16
 _MAY_BE_THE_DISKS: Final = {Reason.FAILED, Reason.STALLED, Reason.TIMED_OUT}
 
 _log = structlog.get_logger("darkfactory")
+
+
+@frozen
+class Chore:
+    """Something to be done for a run whose processes are gone, and how long that may take."""
+
+    secs: float
+    after_grace_secs: float
+    """While the factory stops: it waits no longer than that beyond the run's grace, or would find it unreaped."""
+    last_secs: float = inf
+    """The same, from the moment on at which it stops, or at which the chore begins."""
+
+
+SETTLE: Final = Chore(SETTLE_SECS, after_grace_secs=0.5)
+GIVE_BACK: Final = Chore(GIVE_BACK_SECS, after_grace_secs=0.8, last_secs=1.0)
 
 
 @define(eq=False)
@@ -89,6 +101,29 @@ class Handle:
     """Shields the clean-up, and bounds it; cancelled only by a factory that no longer waits."""
     stop: Stop | None = field(default=None, init=False)
     """Why it is stopped; the first reason stays, the shortest grace holds."""
+    _hurried: bool = field(default=False, init=False)
+    _chore: tuple[Chore, trio.CancelScope] | None = field(default=None, init=False)
+
+    def hurry(self) -> None:
+        """Have no chore take longer than a factory that stops waits, which was asked for before; no checkpoint."""
+        self._hurried = True
+        if self._chore is not None:
+            chore, scope = self._chore
+            now = trio.current_time()
+            last = min(now + chore.last_secs, self.patience.deadline + chore.after_grace_secs)
+            scope.deadline = min(scope.deadline, last)
+
+    @contextmanager
+    def doing(self, chore: Chore) -> Iterator[None]:
+        """Around a chore: cancels it when its time is over."""
+        with trio.move_on_after(chore.secs) as scope:
+            self._chore = chore, scope
+            if self._hurried:
+                self.hurry()
+            try:
+                yield
+            finally:
+                self._chore = None
 
     def ask_to_stop(self, stop: Stop) -> None:
         """Say why and how patiently; the caller then cancels this scope or a wider one. No checkpoint."""
@@ -276,6 +311,7 @@ class Body(ABC, Generic[HandleT]):
         if self.exit_code is None and handle.stop is None:
             # cancelled by nobody who gave a reason, from outside or by a bug; or there was nothing to live for
             handle.ask_to_stop(Stop(Reason.SHUTDOWN, self.place.agent.grace_secs, "the factory stopped"))
+            handle.hurry()
         patience = 0.0 if handle.stop is None else handle.stop.grace_secs
         handle.cleanup.deadline = trio.current_time() + patience + CLEANUP_SECS
         with handle.cleanup:
@@ -409,18 +445,13 @@ class _LiveRun(Body[RunHandle]):
         return await place.leases.acquire(self.run_id, place.agent.name, place.agent.reserve)
 
     async def _give_back_leases(self) -> None:
-        """Let the server have what it gave, if it gave any; a shutdown waits no longer for it than for a process."""
+        """Let the server have what it gave, if it gave any."""
         await trio.lowlevel.checkpoint()
         if not self.leased:
             return
-        patience, stop = GIVE_BACK_SECS, self.stopped
-        if stop is not None and stop.reason is Reason.SHUTDOWN:
-            patience = min(LAST_GIVE_BACK_SECS, stop.grace_secs)
-        with trio.move_on_after(patience) as scope:
+        with self.handle.doing(GIVE_BACK):
             await self.place.leases.release(self.run_id, self.place.agent.name)
-        if scope.cancelled_caught:
-            detail = f"the server did not answer within {patience:g} s"
-            _log.warning("leases_not_released", run=self.run_id, agent=self.place.agent.name, detail=detail)
+            self.leased = False
 
     def _prompt(self, told: str) -> str:
         task = self.place.agent.task
@@ -470,11 +501,7 @@ class _LiveRun(Body[RunHandle]):
         place = self.place
         if place.agent.isolation is not Isolation.WORKTREE or self.unreaped:
             return
-        until = trio.current_time() + SETTLE_SECS
-        stop = self.handle.stop
-        if stop is not None and stop.reason is Reason.SHUTDOWN:
-            until = min(until, self.handle.patience.deadline + LAST_SETTLE_SECS)
-        with trio.move_on_at(until):  # noqa: ASYNC912 - there was a checkpoint
+        with self.handle.doing(SETTLE):  # noqa: ASYNC912 - there was a checkpoint
             self.settled = await place.machine.worktrees.settle(self.run_id, self.judge().reason.value)
 
     async def _tell_worktree(self, now: Moment) -> None:
@@ -485,6 +512,8 @@ class _LiveRun(Body[RunHandle]):
 
     async def report(self) -> None:
         """Judge, and tell the supervisor."""
+        if self.leased:  # it was not waited for any longer, or not even begun
+            self.place.leases.abandon(self.run_id, self.place.agent.name)
         isolated = self.place.agent.isolation is Isolation.WORKTREE
         if isolated:  # have others settle its worktree if that was not done, unless something of it may be living
             self.place.machine.worktrees.leave(self.run_id, alone=bool(self.unreaped))

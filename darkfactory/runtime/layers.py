@@ -133,6 +133,8 @@ class Layers:
         for run_id, stop in stops.items():
             for handle in room.named(run_id):
                 handle.ask_to_stop(stop)
+        for _, handle in room.handles():
+            handle.hurry()
         room.scope.cancel(reason="the layer is stopped")
 
     async def stop_in_order(self, grace_secs: float, why: str) -> None:

@@ -22,7 +22,7 @@ from darkfactory.model.actions import Queue
 from darkfactory.model.fleet import Reservation
 from darkfactory.policy.quoting import plain
 
-LET_FINISH_SECS: Final = 1.0
+LET_FINISH_SECS: Final = 0.5
 """How long a run that is stopped lets an answer come that may give it leases: else nobody knew that it has them."""
 RETRY_SECS: Final = 15.0
 """How soon leases are renewed that could not be."""
@@ -88,6 +88,12 @@ class LeaseKeeper:
             await self.server.release(agent)
         except ServerAway as error:
             _log.warning("leases_not_released", run=run_id, agent=agent, detail=plain(str(error)))
+
+    def abandon(self, run_id: str, agent: str) -> None:
+        """Renew a run's leases no more: there was no time to give them back, so they end by themselves."""
+        self._kept.pop(run_id, None)
+        detail = "the server did not take them back in time"
+        _log.warning("leases_not_released", run=run_id, agent=agent, detail=detail)
 
     async def run(self) -> None:
         """Renew leases when half of their time is over, until cancelled."""

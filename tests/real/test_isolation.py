@@ -243,9 +243,12 @@ class TestTheCommand:
 
     async def left(self, file: Path) -> str:
         """A run that has left work; its id."""
+        worktrees = file.parent / "state" / "worktrees"
+        before = set(worktrees.glob("it-*"))
         async with open_factory(load_config(file, os.environ)) as factory:
             await run_once(factory)
-        return max(path.name for path in (file.parent / "state" / "worktrees").glob("it-*"))
+        (new,) = set(worktrees.glob("it-*")) - before
+        return new.name
 
     async def test_nothing(self, file: Path) -> None:
         done = await trio.to_thread.run_sync(darkfactory, "worktrees", file)

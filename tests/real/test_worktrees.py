@@ -169,6 +169,33 @@ async def test_from_a_detached_head_it_is_the_commit_that_counts(
     assert (await settled(device, "other-20260105-000000-abcdef")).kept is None
 
 
+async def test_a_branch_that_a_person_has_checked_out_meanwhile_stays(
+    device: WorktreeDirectories, checkout: Checkout
+) -> None:
+    await made(device, checkout)
+    checkout.git("checkout", "--quiet", "--ignore-other-worktrees", BRANCH)
+    assert (await settled(device)).kept is None
+    assert checkout.git("status", "--porcelain") == ""
+    assert BRANCH in checkout.branches()
+
+
+@pytest.mark.parametrize("condition", ["gitdir:**/worktrees/**", "onbranch:darkfactory/**"])
+async def test_what_is_configured_for_its_place_or_branch_alone_runs_no_program_either(
+    device: WorktreeDirectories, checkout: Checkout, tmp_path: Path, condition: str
+) -> None:
+    checkout.write(".gitattributes", "* filter=mine\n")
+    checkout.commit("filtered")
+    checkout.write(
+        ".git/more", f'[filter "mine"]\n clean = touch {tmp_path}/sprung\n smudge = touch {tmp_path}/sprung\n'
+    )
+    checkout.git("config", f"includeIf.{condition}.path", "more")
+    worktree = await made(device, checkout)
+    assert (worktree.path / "README").read_text() == "read me\n"
+    (worktree.path / "new").write_text("work")
+    assert (await settled(device)).rescued == 1
+    assert not (tmp_path / "sprung").exists()
+
+
 async def test_twenty_at_once_in_one_repository(device: WorktreeDirectories, checkout: Checkout) -> None:
     before = state_of(checkout)
     runs = [f"it-20260105-000000-{number:06x}" for number in range(20)]
@@ -798,6 +825,20 @@ class TestOddRepositories:
         (worktree.path / "new").write_bytes(b"mixed\nends\r\n")
         assert (await settled(device)).rescued == 1
 
+    async def test_one_from_a_system_where_case_and_modes_mean_nothing(
+        self, device: WorktreeDirectories, checkout: Checkout
+    ) -> None:
+        for key in ("core.ignoreCase", "core.precomposeUnicode"):
+            checkout.git("config", key, "true")
+        for key in ("core.fileMode", "core.symlinks"):
+            checkout.git("config", key, "false")
+        worktree = await made(device, checkout)
+        (worktree.path / "readme").write_text("not the README")
+        (worktree.path / "sub" / "file").chmod(0o755)
+        assert (await settled(device)).rescued == 2
+        assert checkout.files(BRANCH)["readme"] == "not the README"
+        assert checkout.git("ls-tree", BRANCH, "sub/file").startswith("100755")
+
     async def test_one_in_which_history_is_replaced(self, device: WorktreeDirectories, checkout: Checkout) -> None:
         """Replaced, the work looks as if main had it."""
         worktree = await made(device, checkout)
@@ -874,6 +915,17 @@ class TestLoss:
         assert not loss
         assert await device.remove(record, loss)
         assert checkout.branches().keys() == {"main"}
+
+    async def test_a_repository_inside_is_lost_with_it_though_its_commit_is_merged(
+        self, device: WorktreeDirectories, checkout: Checkout
+    ) -> None:
+        worktree = await made(device, checkout)
+        Checkout.begun(worktree.path / "inner")
+        await settled(device)
+        checkout.git("merge", "--quiet", BRANCH)
+        (record,) = device.store.all()
+        loss = await device.loss(record)
+        assert (loss.commits, loss.oddity) == ((), "it has a repository inside: inner")
 
     async def test_what_a_person_removed_by_git_is_forgotten(
         self, device: WorktreeDirectories, checkout: Checkout

@@ -19,7 +19,8 @@ from darkfactory import (
     Reservation,
     open_factory,
 )
-from darkfactory.testing import CancelAtStep, Script, SimulatedAgentMail, SimulatedMachine
+from darkfactory.runtime import agent_run
+from darkfactory.testing import HANGS, STUBBORN, CancelAtStep, Script, SimulatedAgentMail, SimulatedMachine
 
 from .fleets import fleet, secs
 
@@ -183,6 +184,42 @@ async def test_a_server_that_hangs_keeps_no_shutdown_waiting_beyond_its_bound(
     assert (stopped["exit_code"], stopped.get("unreaped")) == (0, None)
     assert secs(machine, "factory_stopped")[0] <= 15.0
     assert {line["reason"] for line in machine.records("run_ended")} == {"shutdown"}
+
+
+@pytest.mark.parametrize("when", ["it_is_over", "it_is_held", "it_ignores_sigterm", "it_is_asking"])
+async def test_a_server_that_hangs_makes_nobody_unreaped_whatever_the_run_is_at(
+    autojump_clock: MockClock, when: str
+) -> None:
+    """The factory stops while a run gives back its leases, or has used up its grace, or still asks for them."""
+    script = {"it_is_over": Script(secs=5.0), "it_is_held": HANGS}.get(when, STUBBORN)
+    machine, server = world(script, secs=1e9 if when == "it_is_asking" else 0.0)
+    async with open_factory(mailed(worker(), shutdown_grace_secs=2.0), machine=machine.open) as factory:
+        await factory.start("one")
+        await trio.sleep(4.5)
+        server.secs = 1e9
+        if when == "it_is_held":
+            await factory.hold("one")
+        await trio.sleep(1)
+        factory.shutdown(kill=when == "it_is_asking")
+    (stopped,) = machine.records("factory_stopped")
+    assert (stopped["exit_code"], stopped.get("unreaped")) == (0, None)
+    assert secs(machine, "factory_stopped")[0] <= 5.5 + 2.8
+
+
+async def test_leases_that_there_was_no_time_to_give_back_are_renewed_no_more(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_run, "CLEANUP_SECS", 0.0)
+    machine, server = world(STUBBORN)
+    with capture_logs() as logs:
+        async with open_factory(
+            mailed(worker(timeout_secs=10.0, stall_timeout_secs=9.0)), machine=machine.open
+        ) as factory:
+            await factory.start("one")
+            await trio.sleep(2000)
+            assert len(machine.records("run_ended")) == 1
+            assert ("renew", "one") not in server.asked
+    assert [line["event"] for line in logs if line["event"].startswith("leases_")] == ["leases_not_released"]
 
 
 async def test_a_hold_while_the_leases_are_asked_for_gives_back_what_comes(autojump_clock: MockClock) -> None:

@@ -115,6 +115,19 @@ async def test_settling_has_a_bound_and_the_factorys_own_still_holds(
     assert not machine.records("worktree_removed")
 
 
+async def test_a_factory_that_stops_in_the_middle_of_settling_keeps_its_bound(
+    place: Path, autojump_clock: MockClock
+) -> None:
+    machine = SimulatedMachine(lambda _: Script(secs=5))
+    machine.worktrees = Slow()
+    async with open_factory(apart(place, HELPER, shutdown_grace_secs=2.0), machine=machine.open) as factory:
+        await factory.start("helper")
+        await trio.sleep(6)
+    (stopped,) = machine.records("factory_stopped")
+    assert (stopped["exit_code"], stopped.get("unreaped")) == (0, None)
+    assert secs(machine, "factory_stopped") == [8.5]
+
+
 async def test_what_was_cut_short_is_settled_by_a_task_of_its_own(place: Path, autojump_clock: MockClock) -> None:
     class SlowOnce(SimulatedWorktrees):
         async def settle(self, run_id: str, why: str):
