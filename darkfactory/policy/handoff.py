@@ -33,13 +33,7 @@ def to_json(context: HandoffContext) -> str:
 
 def from_json(text: str, name: str) -> HandoffContext:
     """The inverse of `to_json`; `name` is what errors call the text. HandoffFailed when it is no handoff, or torn."""
-    try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError):
-        raise HandoffFailed(f"{name}: is torn, or no JSON") from None
-    if not isinstance(tree, dict):
-        raise HandoffFailed(f"{name}: is no handoff: a JSON object was expected")
-    return _structured(tree, name)
+    return _structured(_object(text, name), name)
 
 
 def from_block(text: str, name: str) -> HandoffContext:
@@ -47,12 +41,7 @@ def from_block(text: str, name: str) -> HandoffContext:
 
     Who it is from, and under which id, is not the agent's to say. HandoffFailed as `from_json`.
     """
-    try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError):
-        raise HandoffFailed(f"{name}: is no JSON") from None
-    if not isinstance(tree, dict):
-        raise HandoffFailed(f"{name}: is no handoff: a JSON object was expected")
+    tree = _object(text, name)
     known = {key: value for key, value in tree.items() if key not in {"id", "from_agent", "schema_version", "to"}}
     if "to" in tree:
         known["to_agent"] = tree["to"]
@@ -100,6 +89,16 @@ def in_words(context: HandoffContext) -> str:
     if context.files_touched:
         parts.append("\n".join(["Files touched:", *(f"- {each}" for each in context.files_touched)]))
     return "\n\n".join(parts)
+
+
+def _object(text: str, name: str) -> dict[str, Any]:
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError):
+        raise HandoffFailed(f"{name}: is torn, or no JSON") from None
+    if not isinstance(tree, dict):
+        raise HandoffFailed(f"{name}: is no handoff: a JSON object was expected")
+    return tree
 
 
 def _structured(tree: dict[str, Any], name: str) -> HandoffContext:

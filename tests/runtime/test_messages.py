@@ -485,7 +485,7 @@ async def test_an_agent_hands_over_by_a_block_in_its_final_answer(autojump_clock
 @pytest.mark.parametrize(
     ("block", "told"),
     [
-        ("{", "is no JSON"),
+        ("{", "is torn, or no JSON"),
         ("[]", "a JSON object was expected"),
         ('{"task": "x"}', "`to` is missing"),
         ('{"to": "helper"}', "is missing"),
