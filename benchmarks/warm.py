@@ -98,6 +98,7 @@ async def measure(argv: tuple[str, ...], runs: int) -> tuple[list[float], list[f
 
 async def _until_it_is_up(directory: Path) -> None:
     """The one process that has no prompt yet has come to where it waits for it."""
+    await trio.lowlevel.checkpoint()
     while not _is_up(directory):  # noqa: ASYNC110 - another process is
         await trio.sleep(0.01)
 
