@@ -402,7 +402,7 @@ class MemoryHandoffs:
         await trio.lowlevel.checkpoint()
         self.texts.pop(handoff_id, None)
 
-    async def prune(self, since: datetime) -> None:  # noqa: ARG002 - the protocol's
+    async def prune(self, since: datetime, waiting: Collection[str]) -> None:  # noqa: ARG002 - the protocol's
         """Memory is large."""
         await trio.lowlevel.checkpoint()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -37,8 +37,8 @@ class HandoffStore(Protocol):
         """Take it back, if it is there."""
         ...
 
-    async def prune(self, since: datetime) -> None:
-        """Delete those that were written earlier."""
+    async def prune(self, since: datetime, waiting: Collection[str]) -> None:
+        """Delete those that were written earlier, but for those of `waiting`: ids whose receiver was not told yet."""
         ...
 
 
@@ -79,13 +79,13 @@ class HandoffFiles:
         with suppress(OSError):
             await self._in_thread((self.path / f"{handoff_id}.json").unlink)
 
-    async def prune(self, since: datetime) -> None:
+    async def prune(self, since: datetime, waiting: Collection[str]) -> None:
         """See `HandoffStore`."""
         await trio.lowlevel.checkpoint()
         with suppress(OSError):  # what cannot be deleted now can be at the next look
-            await self._in_thread(partial(self._prune, since.timestamp()))
+            await self._in_thread(partial(self._prune, since.timestamp(), waiting))
 
-    def _prune(self, since: float) -> None:
+    def _prune(self, since: float, waiting: Collection[str]) -> None:
         for file in self.path.glob("*.json"):
-            if file.stat().st_mtime < since:
+            if file.stem not in waiting and file.stat().st_mtime < since:
                 file.unlink()

@@ -56,7 +56,7 @@ async def prune_runs(state: AsyncValue[State], machine: Machine) -> None:
             total_bytes=config.keep_bytes,
         )
         pruned = await machine.runs.prune(keep, living=_living(state.value))
-        await machine.handoffs.prune(keep.since)
+        await machine.handoffs.prune(keep.since, _handed_over(state.value))
         if pruned.runs:
             _log.info("runs_pruned", runs=pruned.runs, freed_bytes=pruned.freed_bytes)
         if pruned.problem is not None:
@@ -68,6 +68,12 @@ async def prune_runs(state: AsyncValue[State], machine: Machine) -> None:
 def _living(state: State) -> frozenset[str]:
     """The runs that live, and those that a process waits for."""
     return frozenset(state.runs).union(each.id for agent in state.agents.values() for each in agent.warm)
+
+
+def _handed_over(state: State) -> frozenset[str]:
+    """The handoffs in the mailboxes, of agents that are gone as well."""
+    boxes = [*state.mail.boxes.values(), *state.undeclared.mail.boxes.values()]
+    return frozenset(message.id for box in boxes for message in box if message.handoff is not None)
 
 
 def _begun_since(begun: int, state: State) -> bool:
