@@ -416,7 +416,9 @@ def _waits_anew(draft: Draft, run: Run, waiting: Waiting | None) -> Run:
 
 def _memory_exceeded(draft: Draft, event: events.MemoryExceeded) -> None:
     run = draft.run(event.run_id)
-    if run is not None:
+    if run is None:
+        pool.grew(draft, event)
+    else:
         limit = draft.agents[run.agent].definition.max_memory_bytes
         detail = f"its processes took {event.memory_bytes} bytes, max_memory_bytes is {limit}"
         stop_run(draft, run, Reason.MEMORY, detail)
