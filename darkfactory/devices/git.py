@@ -39,8 +39,8 @@ COMMAND_SECS: Final = 120.0
 """The longest that one command may take; callers have shorter bounds of their own around several."""
 END_SECS: Final = 7.0
 """The longest that it takes to end one that is cancelled, or all that one has left."""
-GRACE_SECS: Final = 1.0
-"""Of these, what it is given to take its lock files away; it takes a millisecond."""
+GRACE_SECS: Final = 0.3
+"""Of these, what it is given to take its lock files away; it takes a millisecond. A factory that stops waits for it."""
 MAX_OUTPUT_BYTES: Final = 32 * 1024**2
 """A command that prints more is ended, and has failed."""
 TAIL_BYTES: Final = 2000

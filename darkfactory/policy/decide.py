@@ -416,7 +416,9 @@ def _waits_anew(draft: Draft, run: Run, waiting: Waiting | None) -> Run:
 
 def _memory_exceeded(draft: Draft, event: events.MemoryExceeded) -> None:
     run = draft.run(event.run_id)
-    if run is not None:
+    if run is None:
+        pool.grew(draft, event)
+    else:
         limit = draft.agents[run.agent].definition.max_memory_bytes
         detail = f"its processes took {event.memory_bytes} bytes, max_memory_bytes is {limit}"
         stop_run(draft, run, Reason.MEMORY, detail)
@@ -499,8 +501,9 @@ def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> Agai
         case Again.CURED if verdict.reason is Reason.DISK:
             delay, delayed_by = 0.0, "disk"  # nothing to wait for but the gate
         case Again.CURED if verdict.reason is Reason.RESERVED:
-            delay, delayed_by = restart.lease_wait(agent.refusals), "agent_mail"
-            waits = Queue("agent_mail", f"{verdict.detail}; asked again in {delay:g} s")
+            delay = restart.lease_wait(agent.refusals, layer, fraction(draft.seed, "agent_mail", run.id))
+            delayed_by = "agent_mail"
+            waits = Queue("agent_mail", f"{verdict.detail}; asked again in {delay:.3g} s")
         case Again.CURED if verdict.error_class is ErrorClass.BUDGET and run.layer is not AgentLayer.SAFETY:
             return None  # its own; it is not given again by waiting: begun anew, the run would spend as much once more
         case Again.CURED if (obstacle := providers.obstacle(draft, run.provider)) is not None:

@@ -15,7 +15,7 @@ from attrs import evolve
 
 from darkfactory.model.actions import Severity, StartWarm, Stop, StopRun
 from darkfactory.model.ends import Reason
-from darkfactory.model.events import OutputSeen, WarmEnded, WarmReady
+from darkfactory.model.events import MemoryExceeded, OutputSeen, WarmEnded, WarmReady
 from darkfactory.model.fleet import AgentDefinition
 from darkfactory.model.state import AgentState, Warm
 from darkfactory.policy.admission import EARLY_SECS
@@ -24,7 +24,7 @@ from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
 from darkfactory.policy.restart import backoff
 
-FAULTS: Final = {"died", "finished", "output_limit", "lost"}
+FAULTS: Final = {"died", "finished", "memory", "output_limit", "lost"}
 """Ends that count: another process is started after a back-off."""
 
 
@@ -119,6 +119,14 @@ def said(draft: Draft, event: OutputSeen) -> None:
             _end(draft, name, evolve(warm, said=True), "finished")
         elif event.output_bytes > agent.definition.max_output_bytes:
             _end(draft, name, evolve(warm, said=True), "output_limit")
+
+
+def grew(draft: Draft, event: MemoryExceeded) -> None:
+    """Something takes more memory than it may, and no run does: if it is a waiting process, it is ended."""
+    for name, agent in draft.agents.items():
+        warm = _known(draft, name, event.run_id) if agent.warm else None
+        if warm is not None:
+            _end(draft, name, warm, "memory")
 
 
 def ended(draft: Draft, event: WarmEnded) -> None:

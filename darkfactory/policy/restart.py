@@ -108,9 +108,13 @@ LEASE_WAIT_SECS: Final = 5.0
 LEASE_WAIT_MAX_SECS: Final = 300.0
 
 
-def lease_wait(refusals: int) -> float:
-    """Seconds until a server is asked again for leases that it has not given for the `refusals`-th time in a row."""
-    return min(LEASE_WAIT_SECS * 2.0 ** min(refusals - 1, 64), LEASE_WAIT_MAX_SECS)
+def lease_wait(refusals: int, layer: LayerConfig, chance: float) -> float:
+    """Seconds until a server is asked again for leases that it has not given for the `refusals`-th time in a row.
+
+    With jitter, as `backoff`: two factories that turned each other away must not come back together again and again.
+    """
+    delay = min(LEASE_WAIT_SECS * 2.0 ** min(refusals - 1, 64), LEASE_WAIT_MAX_SECS)
+    return delay * (1.0 + layer.backoff_jitter * chance)
 
 
 WAIT_SECS: Final = 900.0

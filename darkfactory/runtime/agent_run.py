@@ -311,7 +311,8 @@ class Body(ABC, Generic[HandleT]):
         if self.exit_code is None and handle.stop is None:
             # cancelled by nobody who gave a reason, from outside or by a bug; or there was nothing to live for
             handle.ask_to_stop(Stop(Reason.SHUTDOWN, self.place.agent.grace_secs, "the factory stopped"))
-            handle.hurry()
+            if not self.over:
+                handle.hurry()
         patience = 0.0 if handle.stop is None else handle.stop.grace_secs
         handle.cleanup.deadline = trio.current_time() + patience + CLEANUP_SECS
         with handle.cleanup:

@@ -33,16 +33,17 @@ class MemoryWatch:
 
     @contextmanager
     def watching(self, run_id: str, process: Process, max_memory_bytes: int | None) -> Iterator[None]:
-        """Have a run measured while the block lasts; None means no limit."""
+        """Have a run, or a process that waits for it, measured while the block lasts; None means no limit."""
         if max_memory_bytes is None:
             yield
             return
-        self._limited[run_id] = process, max_memory_bytes
+        limited = self._limited[run_id] = process, max_memory_bytes
         self._some.set()
         try:
             yield
         finally:
-            self._limited.pop(run_id, None)
+            if self._limited.get(run_id) is limited:  # else a run has taken over a process that waited, and its place
+                del self._limited[run_id]
 
     async def run(self) -> None:
         """Measure once a second while there is something to measure; until cancelled."""

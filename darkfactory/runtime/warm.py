@@ -65,7 +65,8 @@ class _WarmProcess(Body[WarmHandle]):
             return  # noqa: ASYNC910 - the clean-up is one
         self.handle.waiting = self
         await sender.send(WarmReady(sender.now(), self.handle.order.agent, self.run_id, self.process.pid))
-        self.exit_code = await self.process.wait()
+        with self.place.memory.watching(self.run_id, self.process, self.place.agent.max_memory_bytes):
+            self.exit_code = await self.process.wait()
 
     async def report(self) -> None:
         """Leave no trace but a record."""

@@ -410,4 +410,6 @@ def test_an_attempt_that_was_not_its_own_fault_uses_no_retry(layer: AgentLayer, 
 
 
 def test_a_server_that_gives_no_leases_is_asked_less_and_less_often() -> None:
-    assert [restart.lease_wait(refusals) for refusals in (1, 2, 3, 6, 7, 100)] == [5.0, 10.0, 20.0, 160.0, 300.0, 300.0]
+    waits = [restart.lease_wait(refusals, LayerConfig(), 0.0) for refusals in (1, 2, 3, 6, 7, 100)]
+    assert waits == [5.0, 10.0, 20.0, 160.0, 300.0, 300.0]
+    assert restart.lease_wait(2, LayerConfig(backoff_jitter=0.5), 0.5) == 12.5

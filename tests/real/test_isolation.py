@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import trio
+from attrs import evolve
 
 from darkfactory import AgentOrchestrator, OrchestratorConfig, load_config, open_factory
 from darkfactory.devices import containment
@@ -135,6 +137,27 @@ async def test_stopped_with_the_factory_its_work_is_kept_within_the_bound(checko
     (kept,) = journal(checkout, "worktree_kept")
     assert journal(checkout, "factory_stopped")[0]["exit_code"] == 0
     assert "ended as shutdown" in checkout.git("log", "-1", "--format=%B", kept["branches"][0])
+
+
+async def test_a_git_that_will_not_end_breaks_no_bound_on_the_shutdown(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = checkout.path.parent / "bin" / "git"
+    git.parent.mkdir()
+    stubborn = "trap '' TERM; while :; do sleep 1000; done"
+    git.write_text(f'#!/bin/sh\ncase "$*" in *"add --all"*) {stubborn};; esac\nexec {shutil.which("git")} "$@"\n')
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{git.parent}:{os.environ['PATH']}")
+    config = evolve(fleet(checkout, f"echo work > new; {stubborn}"), shutdown_grace_secs=1.0)
+    async with open_factory(config) as factory:
+        await factory.start("it")
+        new = checkout.path.parent / "state" / "worktrees"
+        with trio.fail_after(20):
+            while not list(new.glob("it-*/sub/new")):  # noqa: ASYNC110 - another process makes it
+                await trio.sleep(0.01)
+    (stopped,) = journal(checkout, "factory_stopped")
+    assert (stopped["exit_code"], stopped.get("unreaped")) == (0, None)
+    assert [path.read_text() for path in new.glob("it-*/sub/new")] == ["work\n"], "the next life settles it"
 
 
 async def test_what_cannot_be_isolated_does_not_run(checkout: Checkout) -> None:

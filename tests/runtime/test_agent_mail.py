@@ -206,6 +206,17 @@ async def test_a_server_that_hangs_makes_nobody_unreaped_whatever_the_run_is_at(
     assert secs(machine, "factory_stopped")[0] <= 5.5 + 2.8
 
 
+async def test_a_slow_server_has_its_time_to_take_back_what_a_run_could_not_use(autojump_clock: MockClock) -> None:
+    machine, server = world(secs=3.0, taken={"src/**": "GreenCastle"})
+    with capture_logs() as logs:
+        async with open_factory(mailed(worker()), machine=machine.open) as factory:
+            await factory.start("one")
+            await trio.sleep(10)
+            assert len(machine.records("run_ended")) == 1
+            assert server.held == {}
+    assert not [line for line in logs if line["event"] == "leases_not_released"]
+
+
 async def test_leases_that_there_was_no_time_to_give_back_are_renewed_no_more(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,26 @@ async def test_the_banner_of_a_process_is_no_news_of_its_agent(autojump_clock: M
     assert ended["session"] == "simulated", "it is part of what the run said all the same"
 
 
+async def test_a_process_that_takes_too_much_memory_while_it_waits_is_replaced_after_a_back_off(
+    autojump_clock: MockClock,
+):
+    machine = SimulatedMachine(by_warmth(Script(memory=((3.5, 1001),))))
+    async with open_factory(fleet(helper(max_memory_bytes=1000)), machine=machine.open):
+        await trio.sleep(10)
+    assert secs(machine, "warm_ended", reason="memory")[0] == 4.0
+    assert secs(machine, "warm_started")[:2] == [0.0, 5.0]
+    assert machine.records("run_begun") == []
+
+
+async def test_the_memory_of_a_run_is_still_watched_when_its_process_has_waited_for_it(autojump_clock: MockClock):
+    machine = SimulatedMachine(lambda _: Script(memory=((50.5, 1001),), secs=math.inf))
+    async with open_factory(fleet(helper(max_memory_bytes=1000)), machine=machine.open) as factory:
+        await trio.sleep(20)
+        await start(factory)
+        await factory.wait_statuses(lambda agents: not agents[0].running)
+    assert secs(machine, "run_ended", reason="memory") == [71.0]
+
+
 async def test_a_process_that_dies_while_it_waits_is_replaced_after_a_back_off(autojump_clock: MockClock):
     machine = SimulatedMachine(by_warmth(Script(warm_secs=3.0, exit_code=1)))
     async with open_factory(fleet(helper()), machine=machine.open):
