@@ -11,7 +11,7 @@ What is not named in `darkfactory.facade` is not meant to be imported, except `d
 #   cli/        commands and tables
 #   facade.py   what a library user imports, as darkfactory.NAME
 #   testing.py  a simulated machine: scripted processes, a civil clock, a journal in memory
-#   runtime/    the Trio tasks: factory (wiring), supervisor, layers, agent_run, warm, scheduler, toolwatch
+#   runtime/    the Trio tasks: factory (wiring), supervisor, layers, body, agent_run, warm, scheduler, toolwatch
 #   policy/     decisions, pure: decide, reconcile, admission, routing, messages, handoff, reservations, pool, restart,
 #               siblings, limits, correction, schedule, shutdown, history
 #   tools/      one module per command-line tool: how it is called, what its output says; verdict

@@ -24,7 +24,7 @@ from darkfactory.model.events import DefinitionRead
 from darkfactory.model.fleet import OrchestratorConfig
 from darkfactory.policy.quoting import plain
 from darkfactory.policy.schedule import Schedule, ScheduledAgent
-from darkfactory.runtime.agent_run import Workplace
+from darkfactory.runtime.body import Workplace
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.scheduler import TimeScheduler
 

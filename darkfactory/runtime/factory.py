@@ -70,8 +70,8 @@ from darkfactory.policy.providers import obstacle_at_start
 from darkfactory.policy.schedule import Schedule, ScheduledAgent
 from darkfactory.policy.shutdown import REAP_SECS
 from darkfactory.runtime import inbox
-from darkfactory.runtime.agent_run import CLEANUP_SECS, Workplace
 from darkfactory.runtime.beat import Beat
+from darkfactory.runtime.body import CLEANUP_SECS, Workplace
 from darkfactory.runtime.definitions import Definitions
 from darkfactory.runtime.housekeeping import keep_worktrees, prune_runs, watch_disk
 from darkfactory.runtime.layers import Layers

@@ -20,8 +20,9 @@ from darkfactory.model.actions import StartRun, StartWarm, Stop
 from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import STOP_ORDER, AgentLayer
 from darkfactory.policy.shutdown import layer_grace
-from darkfactory.runtime.agent_run import Handle, RunHandle, WarmHandle, Workplace, run_agent
-from darkfactory.runtime.warm import keep_warm
+from darkfactory.runtime.agent_run import RunHandle, run_agent
+from darkfactory.runtime.body import Handle, Workplace
+from darkfactory.runtime.warm import WarmHandle, keep_warm
 
 HandleT = TypeVar("HandleT", RunHandle, WarmHandle)
 

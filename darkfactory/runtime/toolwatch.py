@@ -14,8 +14,8 @@ from attrs import frozen
 
 from darkfactory.devices.process import Launcher
 from darkfactory.model.events import ToolsChecked
-from darkfactory.runtime.agent_run import Workplace
 from darkfactory.runtime.beat import Beat
+from darkfactory.runtime.body import Workplace
 from darkfactory.runtime.inbox import Sender
 
 CHECK_BEATS: Final = 2

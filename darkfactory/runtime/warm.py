@@ -10,15 +10,52 @@ from functools import partial
 from typing import TypeVar
 
 import structlog
-from attrs import define
+import trio
+from attrs import define, field
 
+from darkfactory.devices.process import Process
 from darkfactory.errors import SpawnFailed
+from darkfactory.model.actions import StartWarm, Stop
+from darkfactory.model.ends import Reason
 from darkfactory.model.events import WarmEnded, WarmReady
-from darkfactory.runtime.agent_run import Body, WarmHandle, Workplace, writing
+from darkfactory.runtime.body import Body, Handle, Workplace, writing
 from darkfactory.runtime.intake import Intake
 
 _log = structlog.get_logger("darkfactory")
 _T = TypeVar("_T")
+
+
+@define(eq=False)
+class WarmHandle(Handle):
+    """What it holds of a process that waits for its run."""
+
+    order: StartWarm
+    waiting: Body[WarmHandle] | None = field(default=None, init=False)
+    """The process and its output, while a run can have them."""
+    taken: bool = field(default=False, init=False)
+    """A run has them, and the clean-up is that run's."""
+    gone: trio.Event = field(factory=trio.Event, init=False)
+    """They are not here any more, whether they were taken or have ended."""
+
+    def give(self, prompt: bytes) -> tuple[Process, Intake] | None:
+        """Deliver the prompt; the process with its output, which now are the caller's. No checkpoint.
+
+        None: it takes no prompt, and is ended where it has not ended already; `gone` tells when.
+        """
+        body, self.waiting = self.waiting, None
+        if body is None or body.process is None:
+            return None
+        if body.process.deliver(prompt):
+            self.taken = True
+            self.scope.cancel(reason="its run has begun")
+            return body.process, body.intake
+        self.end(Stop(Reason.CANCELLED, 0.0, "it could not be given its prompt"))
+        return None
+
+    def end(self, stop: Stop) -> None:
+        """Have it ended; no checkpoint."""
+        self.ask_to_stop(stop)
+        self.scope.cancel(reason=stop.detail)
 
 
 async def keep_warm(handle: WarmHandle, place: Workplace) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trio
 
 from darkfactory import HandoffContext, HandoffFailed, read_handoff
 from darkfactory.devices.clock import SystemClock
@@ -53,9 +54,9 @@ async def test_old_files_go_and_others_stay(tmp_path: Path) -> None:
         os.utime(tmp_path / f"{name}.json", (at, at))
     (tmp_path / "other.txt").write_text("x")
     os.utime(tmp_path / "other.txt", (0, 0))
-    await store.prune(now - timedelta(days=30))
+    await store.prune(now - timedelta(days=30), ())
     assert names(tmp_path) == {"new.json", "other.txt"}
-    await HandoffFiles(tmp_path / "absent").prune(now)
+    await HandoffFiles(tmp_path / "absent").prune(now, ())
 
 
 def test_a_file_that_is_no_handoff_is_refused_by_name(tmp_path: Path) -> None:
@@ -66,3 +67,22 @@ def test_a_file_that_is_no_handoff_is_refused_by_name(tmp_path: Path) -> None:
         file.write_bytes(data)
         with pytest.raises(HandoffFailed, match=rf"x\.json: .*{told}"):
             read_handoff(file)
+
+
+async def test_a_handoff_that_was_not_told_yet_is_kept_however_old_it_is(tmp_path: Path) -> None:
+    store = HandoffFiles(tmp_path / "handoffs")
+    old, waiting, new = [Path(await store.write(name, "text\n")) for name in ("old", "waiting", "new")]
+    for file in (old, waiting):
+        os.utime(file, (1000.0, 1000.0))
+    await store.prune(datetime.fromtimestamp(2000, UTC), {"waiting"})
+    assert names(old.parent) == {waiting.name, new.name}
+
+
+async def test_what_an_id_has_already_stays_unless_it_is_something_else(tmp_path: Path) -> None:
+    store = HandoffFiles(tmp_path / "handoffs")
+    file = Path(await store.write("one", "first\n"))
+    assert await store.write("one", "second\n", lambda old, new: (old, new) == ("first\n", "second\n")) == str(file)
+    assert await trio.Path(file).read_text() == "first\n"
+    with pytest.raises(FileExistsError, match="another handoff of this id"):
+        await store.write("one", "second\n")
+    assert names(file.parent) == {"one.json"}

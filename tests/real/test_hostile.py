@@ -81,7 +81,7 @@ async def test_output_that_is_cut_again_and_again_does_not_fill_the_journal(tmp_
 async def test_output_that_takes_too_long_to_read_costs_no_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("darkfactory.runtime.agent_run.DRAIN_SECS", 0.0)
+    monkeypatch.setattr("darkfactory.runtime.body.DRAIN_SECS", 0.0)
     line = await run_once(one_agent(tmp_path, tool="bash", task="echo x"))
     assert (line["reason"], line["detail"]) == ("succeeded", "its output was not read to the end")
 

@@ -19,7 +19,7 @@ from darkfactory import (
     Reservation,
     open_factory,
 )
-from darkfactory.runtime import agent_run
+from darkfactory.runtime import body
 from darkfactory.testing import HANGS, STUBBORN, CancelAtStep, Script, SimulatedAgentMail, SimulatedMachine
 
 from .fleets import fleet, secs
@@ -220,7 +220,7 @@ async def test_a_slow_server_has_its_time_to_take_back_what_a_run_could_not_use(
 async def test_leases_that_there_was_no_time_to_give_back_are_renewed_no_more(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_run, "CLEANUP_SECS", 0.0)
+    monkeypatch.setattr(body, "CLEANUP_SECS", 0.0)
     machine, server = world(STUBBORN)
     with capture_logs() as logs:
         async with open_factory(

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from darkfactory import AgentDefinition, AgentLayer, open_factory
-from darkfactory.runtime import agent_run
+from darkfactory.runtime import body
 from darkfactory.testing import HANGS, SUCCEEDS, Script, ScriptedProcess, SimulatedMachine
 
 from .fleets import fleet, secs
@@ -22,8 +22,8 @@ async def hang(_: ScriptedProcess) -> None:
 @pytest.mark.parametrize(
     ("method", "script", "left_after"),
     [
-        ("sweep", SUCCEEDS, 1.0 + agent_run.CLEANUP_SECS),
-        ("terminate", HANGS, 100.0 + 3.0 + agent_run.CLEANUP_SECS),
+        ("sweep", SUCCEEDS, 1.0 + body.CLEANUP_SECS),
+        ("terminate", HANGS, 100.0 + 3.0 + body.CLEANUP_SECS),
     ],
 )
 async def test_a_clean_up_that_hangs_ends_in_a_verdict_that_names_what_is_left(
@@ -50,5 +50,5 @@ async def test_output_that_cannot_be_read_to_its_end_is_left_and_said(
         await factory.start("helper")
         await factory.wait_statuses(lambda statuses: not statuses[0].running)
     (line,) = machine.records("run_ended")
-    assert secs(machine, "run_ended") == [1.0 + agent_run.DRAIN_SECS]
+    assert secs(machine, "run_ended") == [1.0 + body.DRAIN_SECS]
     assert line["detail"].endswith("its output was not read to the end")
