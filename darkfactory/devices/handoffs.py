@@ -18,7 +18,6 @@ from darkfactory.devices import threads
 from darkfactory.devices.segments import sync_directory
 from darkfactory.devices.statedir import write_atomically
 
-
 Same = Callable[[str, str], bool]
 """Whether the text that an id has and the one that it is to have amount to the same."""
 

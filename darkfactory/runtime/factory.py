@@ -274,8 +274,8 @@ class AgentOrchestrator:
         is the operator. A message with the `message_id` of an earlier one is not accepted again: so a sender that
         does not know whether it was heard can repeat itself.
 
-        AgentNotFound if `to` is nobody's name, ValueError for an id, a sender or a time that is none. Cancelled while it waits,
-        the message stands.
+        AgentNotFound if `to` is nobody's name, ValueError for an id, a sender or a time that is none. Cancelled while
+        it waits, the message stands.
         """
         if to is not None:
             self._require(to)

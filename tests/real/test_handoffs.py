@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import trio
 
 from darkfactory.devices.handoffs import HandoffFiles
 
@@ -22,9 +23,10 @@ async def test_a_handoff_that_was_not_told_yet_is_kept_however_old_it_is(tmp_pat
 
 async def test_what_an_id_has_already_stays_unless_it_is_something_else(tmp_path: Path) -> None:
     store = HandoffFiles(tmp_path / "handoffs")
-    file = Path(await store.write("one", "first\n"))
-    assert await store.write("one", "second\n", lambda old, new: (old, new) == ("first\n", "second\n")) == str(file)
-    assert file.read_text() == "first\n"
+    path = await store.write("one", "first\n")
+    assert await store.write("one", "second\n", lambda old, new: (old, new) == ("first\n", "second\n")) == path
+    file = trio.Path(path)
+    assert await file.read_text() == "first\n"
     with pytest.raises(FileExistsError, match="another handoff of this id"):
         await store.write("one", "second\n")
-    assert [entry.name for entry in file.parent.iterdir()] == ["one.json"]
+    assert [entry.name for entry in await file.parent.iterdir()] == ["one.json"]
