@@ -71,7 +71,7 @@ def stamped(context: HandoffContext, *, new_id: str, from_agent: str, to_agent: 
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two of them, as JSON, are one handoff: the time may differ, which may be that of the handing over."""
+    """Whether two of them, as JSON, are the same handoff: the time may differ, which is that of handing over."""
     try:
         first, second = from_json(one, "the one"), from_json(other, "the other")
     except HandoffFailed:

@@ -35,7 +35,7 @@ MAILBOX: Final = 32
 PROMPT_BYTES: Final = 64 * 1024
 """How much of messages one run is told, in UTF-8, with all that stands around them."""
 ARGUMENT_BYTES: Final = 124 * 1024
-"""The longest prompt that messages may make: one that is an argument has less than 128 KiB, with a note of ours."""
+"""The longest prompt that messages may make: one that is an argument has less than 128 KiB, with a note besides."""
 CAUSES: Final = (Cause.MESSAGE, Cause.HANDOFF)
 _CUT: Final = "\n[cut here for its length]"
 _STEERING: Final = re.compile(r"[^\S\n\t ]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")

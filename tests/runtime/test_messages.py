@@ -210,7 +210,7 @@ async def test_a_message_of_the_same_id_is_accepted_once(autojump_clock: MockClo
 
 
 async def test_an_id_is_remembered_for_as_long_as_its_message_is_here(autojump_clock: MockClock) -> None:
-    """Its time to live was over before its run; another one of that id was done together with it, and never told."""
+    """Its time to live ended before its run did; another one of that id was done together with it, and never told."""
     machine = SimulatedMachine(by_agent(helper=Script(secs=100.0)))
     async with open_factory(fleet(growth("helper")), machine=machine.open) as factory:
         first = await factory.send("one", "helper", message_id="order-1", ttl_secs=10)
@@ -338,7 +338,7 @@ async def test_a_message_for_an_agent_that_is_held_meanwhile_waits_for_its_resum
 
 @pytest.mark.parametrize(("task", "text"), [("x" * 70_000, "y" * 16_000), ("x", "`" * 16_000)])
 async def test_a_prompt_with_messages_can_be_an_argument(autojump_clock: MockClock, task: str, text: str) -> None:
-    """A fence is longer than any in its text, and the task has a length too: the agent could not start and was held."""
+    """A fence is longer than any in its text, and the task is long too: the agent could not start, and was held."""
     machine = SimulatedMachine(by_agent(helper=Script(secs=10.0)))
     helper = AgentDefinition("helper", GROWTH, "demo", task)
     async with open_factory(fleet(helper), machine=machine.open) as factory:
