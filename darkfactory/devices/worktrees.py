@@ -43,8 +43,6 @@ LOCK: Final = "darkfactory.lock"
 _LOCK_PAUSE_SECS: Final = 0.02
 _SMALL_BYTES: Final = 64 * 1024
 """Of a file that git writes and an agent may have rewritten, no more is read."""
-_REPOSITORY: Final = "160000 "
-"""Begins an entry of a tree that is a commit of another repository."""
 _BRANCH: Final = re.compile(r"refs/heads/[^\x00-\x20~^:?*\[\\\x7f]+")
 
 _Run = Callable[..., Awaitable[bytes]]
@@ -425,10 +423,12 @@ class WorktreeDirectories:
             _drop(index)
 
     async def _repository_inside(self, repository: Repository, record: Record, tip: str) -> str | None:
-        """What to say if there is a repository where its commit has one: that has commits of its own, maybe."""
-        told = os.fsdecode(await repository.run("ls-tree", "-r", "-z", "--full-tree", tip))
-        entries = (entry.partition("\t") for entry in told.split("\0") if entry.startswith(_REPOSITORY))
-        return _filled(self.store.files(record.run), (path for _, _, path in entries))
+        """What to say if one of its commit's directories is a repository: that may have commits of its own.
+
+        Git sees none in a directory whose files it has already. What is elsewhere is new to it, and no longer clean.
+        """
+        told = os.fsdecode(await repository.run("ls-tree", "-r", "-d", "--name-only", "-z", "--full-tree", tip))
+        return _filled(self.store.files(record.run), filter(None, told.split("\0")))
 
     async def _name(self, repository: Repository, record: Record, state: _State, tip: str) -> dict[str, str]:
         """See to it that a branch of ours has the tip; our branches and where they are. For the holder of the lock."""
@@ -574,7 +574,8 @@ def _drop(index: Path) -> None:
 def _oddity(files: Path, own: Path) -> str | None:
     """What is not as we left it, so that we do not know what would be lost with it."""
     if not os.path.lexists(files):
-        return None  # then nothing is
+        gone = _line(own / "gitdir") is None or _points_to(own, files)
+        return None if gone else "git says that its directory was moved"
     if not _is_directory(files):
         return "something else is in the place of its directory"
     if _line(files / ".git") != f"gitdir: {own}":

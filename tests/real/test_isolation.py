@@ -148,7 +148,9 @@ async def test_a_git_that_will_not_end_breaks_no_bound_on_the_shutdown(
     git.write_text(f'#!/bin/sh\ncase "$*" in *"add --all"*) {stubborn};; esac\nexec {shutil.which("git")} "$@"\n')
     git.chmod(0o755)
     monkeypatch.setenv("PATH", f"{git.parent}:{os.environ['PATH']}")
-    config = evolve(fleet(checkout, f"echo work > new; {stubborn}"), shutdown_grace_secs=1.0)
+    config = evolve(
+        fleet(checkout, f"trap '' TERM; echo work > begun; mv begun new; {stubborn}"), shutdown_grace_secs=1.0
+    )
     async with open_factory(config) as factory:
         await factory.start("it")
         new = checkout.path.parent / "state" / "worktrees"

@@ -659,6 +659,24 @@ async def test_a_repository_in_the_place_of_its_own_is_kept_though_its_files_are
     assert (found.kept, found.commits) == ("its .git is not the one that it was given", 0)
 
 
+async def test_a_repository_in_a_directory_of_its_own_is_kept_though_its_files_are_as_they_were(
+    device: WorktreeDirectories, checkout: Checkout
+) -> None:
+    worktree = await made(device, checkout)
+    inside = Checkout(worktree.path / "sub")
+    inside.git("init", "--quiet")
+    inside.commit("only here")
+    assert (await settled(device)).kept == "it has a repository inside: sub"
+
+
+async def test_one_that_was_moved_is_not_taken_for_gone(device: WorktreeDirectories, checkout: Checkout) -> None:
+    worktree = await made(device, checkout)
+    elsewhere = worktree.path.with_name("elsewhere")
+    checkout.git("worktree", "move", str(worktree.path), str(elsewhere))
+    assert (await settled(device)).kept == "git says that its directory was moved"
+    assert Checkout(elsewhere).git("status", "--porcelain") == ""
+
+
 async def test_odd_names_of_files_are_kept_and_told(device: WorktreeDirectories, checkout: Checkout) -> None:
     worktree = await made(device, checkout)
     for name in ("new\nline", "-rf", ":(top)", os.fsdecode(b"\xff")):
