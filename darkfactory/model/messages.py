@@ -83,6 +83,8 @@ class HandedOver:
     """Where it is, whole."""
     problem: str = ""
     """What is wrong with it, for a person."""
+    unwritten: bool = False
+    """That is the disk's fault, not its own."""
 
 
 @frozen

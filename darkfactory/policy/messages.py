@@ -224,7 +224,9 @@ def send(draft: Draft, run: Run, sent: Sent) -> None:
     for over_to in sent.handoffs:
         context = over_to.context
         if context is None:
-            refuse(draft, None, run.agent, Refuse("malformed_handoff", plain(over_to.problem)))
+            told = plain(over_to.problem)
+            why = Refuse("unwritten_handoff", told) if over_to.unwritten else Refuse("malformed_handoff", told)
+            refuse(draft, None, run.agent, why)
         elif context.to_agent not in draft.agents:
             why = Refuse("unknown_agent", f"no agent is named {plain(context.to_agent)}")
             refuse(draft, None, run.agent, why, context.id)

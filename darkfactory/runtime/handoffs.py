@@ -52,9 +52,9 @@ async def write_down(
         except HandoffFailed as failure:
             found.append(HandedOver(None, problem=str(failure)))
         except trio.TooSlowError:
-            found.append(HandedOver(None, problem=f"it could not be written within {WRITE_SECS:g} s"))
+            found.append(HandedOver(None, problem=f"it could not be written within {WRITE_SECS:g} s", unwritten=True))
         except OSError as error:
-            found.append(HandedOver(None, problem=f"it cannot be written: {error}"))
+            found.append(HandedOver(None, problem=f"it cannot be written: {error}", unwritten=True))
         else:
             found.append(HandedOver(context, file))
     return tuple(found)

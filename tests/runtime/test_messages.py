@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from datetime import timedelta
@@ -506,6 +507,24 @@ async def test_a_block_that_is_none_is_told_and_tasks_nobody(autojump_clock: Moc
     assert told in refused["detail"]
     assert len(refused["detail"]) <= 200, "it is told in a line, however much the agent wrote"
     assert not machine.records("run_begun", agent="helper")
+
+
+async def test_a_handoff_that_the_disk_refuses_is_not_called_malformed(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> str:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    block = json.dumps({"to": "helper", "task": "go on"})
+    machine = SimulatedMachine(by_agent(writer=said(f"```handoff\n{block}\n```"), helper=SUCCEEDS))
+    monkeypatch.setattr(machine.handoffs, "write", full)
+    async with open_factory(fleet(growth("writer"), growth("helper")), machine=machine.open) as factory:
+        await factory.start("writer")
+        await trio.sleep(20)
+    (refused,) = machine.records("message_refused")
+    assert refused["reason"] == "unwritten_handoff"
+    assert "No space left" in refused["detail"]
 
 
 async def test_a_message_to_nobody_in_particular_finds_its_agent(autojump_clock: MockClock) -> None:
