@@ -159,6 +159,8 @@ class AgentMail:
                 f"{_word(conflict, 'path')}: {_word(each, 'agent')} has {_word(each, 'path_pattern')}"
                 for each in others
             )
+            if not holders:
+                told.append(f"{_word(conflict, 'path')}: it does not say who has it")
         return told
 
     async def _talk(self, work: Callable[[_Client], Awaitable[_T]]) -> _T:

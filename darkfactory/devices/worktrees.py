@@ -261,6 +261,8 @@ class WorktreeDirectories:
         if oddity is None and commits == 0 and state.files:
             oddity = await self._repository_inside(repository, record, tip)
         if oddity is None and commits == 0:
+            oddity = await _left_behind(repository, record, tip)
+        if oddity is None and commits == 0:
             await self._remove(repository, record, ours)
             return _settled(record, self.store, None)
         base = (record.base or record.commit).removeprefix("refs/heads/")
@@ -330,6 +332,8 @@ class WorktreeDirectories:
                 dirty += [f"? {os.fsdecode(name)}" for name in others.split(b"\0") if name]
                 if oddity is None:
                     oddity = await self._repository_inside(repository, record, state.tip)
+        if oddity is None:
+            oddity = await _left_behind(repository, record, state.tip)
         told_commits = tuple((sha, subject) for sha, _, subject in commits)
         return Loss(state.ours, told_commits, tuple(files), tuple(dirty), oddity)
 
@@ -673,6 +677,24 @@ async def _contains(repository: Repository, commit: str, other: str) -> bool:
             raise
         return False  # noqa: ASYNC910 - git is one
     return True
+
+
+async def _left_behind(repository: Repository, record: Record, tip: str) -> str | None:
+    """What to say of commits that its HEAD was at once and no branch or tag has: they would go with its log."""
+    await trio.lowlevel.checkpoint()
+    log = _logged(_own_directory(record) / "logs" / "HEAD")
+    if not log:
+        return None
+    stay = ("--not", tip, record.commit, "--branches", "--tags", "--remotes")
+    told = await repository.run("rev-list", "--ignore-missing", "--count", *log, *stay)
+    return f"{counted(int(told))} that its HEAD was at and no branch has" if int(told) else None
+
+
+def _logged(path: Path) -> tuple[str, ...]:
+    """The commits that a log of HEAD knows, each once, of those that stand at its end."""
+    words = (word for line in (_end_of(path) or b"").splitlines() for word in line.split(b" ", 2)[:2])
+    found = dict.fromkeys(os.fsdecode(word) for word in words)
+    return tuple(sha for sha in found if OBJECT.fullmatch(sha) and sha.strip(NOBODY))
 
 
 async def _fork_point(repository: Repository, commit: str, begun: str) -> str:

@@ -38,6 +38,8 @@ ARGUMENT_BYTES: Final = 124 * 1024
 """The longest prompt that messages may make: one that is an argument has less than 128 KiB, with a note besides."""
 CAUSES: Final = (Cause.MESSAGE, Cause.HANDOFF)
 _CUT: Final = "\n[cut here for its length]"
+_LOOKED_AT: Final = 2 * MESSAGE_BYTES
+"""Characters of a text: what is behind them can only make it longer than it may be."""
 _STEERING: Final = re.compile(r"[^\S\n\t ]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """What steers a terminal or cannot be written to a file, and white space of other kinds."""
 
@@ -49,7 +51,7 @@ def accept(draft: Draft, message: Message, *, cut: bool = False, named: bool = F
 
     Its receiver must be an agent. What is refused is recorded: nothing is dropped without a word.
     """
-    text = _STEERING.sub(" ", message.text).strip()
+    text = _STEERING.sub(" ", message.text[:_LOOKED_AT]).strip()
     if cut and len(text.encode()) > MESSAGE_BYTES:
         text = text.encode()[: MESSAGE_BYTES - len(_CUT)].decode(errors="ignore") + _CUT
     message = evolve(message, text=text)
@@ -94,7 +96,7 @@ def _refusal(draft: Draft, message: Message) -> Refuse | None:
     if not message.text:
         return Refuse("empty", "there is nothing in it")
     if size > MESSAGE_BYTES:
-        return Refuse("too_long", f"it has {size} bytes, {MESSAGE_BYTES} are allowed")
+        return Refuse("too_long", f"it has {size} bytes or more, {MESSAGE_BYTES} are allowed")
     if message.hops > HOPS:
         return Refuse("hop_limit", f"{message.hops} messages led to it, {HOPS} may")
     if any(each.id == message.id for each in draft.mail.box(message.to)):

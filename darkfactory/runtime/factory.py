@@ -284,7 +284,7 @@ class AgentOrchestrator:
                 raise ValueError(f"{name} must have 1 to {NAME_CHARS} characters, and all of them printable")
         if not 0.0 < ttl_secs <= MESSAGE_TTL_MAX_SECS:
             raise ValueError(f"ttl_secs must be more than 0 and at most {MESSAGE_TTL_MAX_SECS:g}")
-        required = tuple(capabilities)
+        required = (capabilities,) if isinstance(capabilities, str) else tuple(capabilities)
         answer = await self._alive().ask(
             lambda when, number: MessageSent(when, text, to, required, sender, message_id, ttl_secs, number),
             durable=True,

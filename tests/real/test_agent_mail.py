@@ -257,6 +257,13 @@ async def test_a_server_that_talks_nonsense_has_given_nothing(answer: object) ->
         assert await away(client(server.url, timeout_secs=3.0))
 
 
+async def test_a_conflict_with_nobody_is_one_all_the_same() -> None:
+    text = '{"granted": [{"id": 1}], "conflicts": [{"path": "src/**", "holders": []}]}'
+    answer = {"content": [{"type": "text", "text": text}], "isError": False}
+    async with fake_agent_mail(answers={"file_reservation_paths": answer}) as server:
+        assert await client(server.url).grant("one", "run", [SRC]) == ("src/**: it does not say who has it",)
+
+
 async def test_a_server_that_calls_our_agents_what_it_likes_is_no_use() -> None:
     async with fake_agent_mail(renames=True) as server:
         assert "does not take the name" in await away(client(server.url))

@@ -107,6 +107,24 @@ async def test_without_changes_everything_of_it_goes(device: WorktreeDirectories
     assert device.kept() == 0
 
 
+async def test_commits_that_are_on_no_branch_any_more_keep_it(device: WorktreeDirectories, checkout: Checkout) -> None:
+    """An agent left a detached HEAD again: its log alone knows what was committed there, and goes with the worktree."""
+    inside = Checkout((await made(device, checkout)).path)
+    inside.git("checkout", "--quiet", "--detach")
+    inside.write("work", "much")
+    inside.commit("much work")
+    inside.git("checkout", "--quiet", BRANCH)
+    found = await settled(device)
+    assert found.kept == "1 commit that its HEAD was at and no branch has"
+    (record,) = map(device.store.read, device.store.run_ids())
+    assert record is not None
+    loss = await device.loss(record)
+    assert loss
+    assert loss.oddity == found.kept
+    checkout.git("branch", "rescued", inside.git("rev-parse", "HEAD@{1}"))
+    assert not await device.loss(record)
+
+
 async def test_what_was_not_committed_is(device: WorktreeDirectories, checkout: Checkout) -> None:
     checkout.write(".gitignore", "ignored\n")
     checkout.commit("ignores")

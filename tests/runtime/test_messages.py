@@ -576,3 +576,11 @@ async def test_a_start_with_full_mailboxes_is_no_stampede(autojump_clock: MockCl
     runs = [line["agent"] for line in machine.records("run_begun")[begun:]]
     assert sorted(runs) == sorted(agent.name for agent in agents)
     assert len(told) == 10
+
+
+async def test_one_capability_may_be_given_by_itself(autojump_clock: MockClock) -> None:
+    machine = SimulatedMachine()
+    async with open_factory(fleet(growth("helper", capabilities=("testing",))), machine=machine.open) as factory:
+        assert (await factory.send("look", capabilities="testing")).agent == "helper"
+        assert (await factory.send("look", capabilities="tasting")).agent is None
+        await trio.sleep(10)
