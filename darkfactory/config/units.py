@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 
 from darkfactory.config import words
 
@@ -36,6 +35,8 @@ def seconds(value: object) -> float:
             found = _DURATION.fullmatch(value) or _ISO_DURATION.fullmatch(value)
             if found is None or not any(found.groups()):
                 raise words.expected(what, value)
+            from decimal import Decimal  # half a megabyte, for fleets that have such a value
+
             parts = zip(found.groups(), _SECONDS, strict=True)
             return float(sum(Decimal(part) * length for part, length in parts if part))
         case _:
@@ -48,6 +49,8 @@ def size(value: object) -> int:
         case int() if not isinstance(value, bool):
             return value
         case str() if (found := _SIZE.fullmatch(value)) and found[2] in _BYTES:
+            from decimal import Decimal
+
             return int(Decimal(found[1]) * _BYTES[found[2]])
         case _:
             raise words.expected('bytes or a size such as "500MB" or "2GiB"', value)

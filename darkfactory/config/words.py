@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 
@@ -62,6 +61,8 @@ def expected(what: str, value: object, remedy: str | None = None) -> Misfit:
 
 def near(word: str, known: Iterable[str]) -> str | None:
     """The known word that is most like this one, whatever its case; None when none is."""
+    import difflib  # for this alone
+
     by_lower = {each.lower(): each for each in known}
     matches = difflib.get_close_matches(word[:_SHOWN_CHARS].lower(), by_lower, n=1)
     return by_lower[matches[0]] if matches else None

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Final
 
 from attrs import evolve
@@ -25,7 +26,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 def to_json(context: HandoffContext) -> str:
     """The context as a JSON object, one field a line. HandoffFailed when it is longer than `HANDOFF_BYTES`."""
-    text = json.dumps(_CONVERTER.unstructure(context), indent=1) + "\n"
+    text = json.dumps(_converter().unstructure(context), indent=1) + "\n"
     if len(text) > HANDOFF_BYTES:  # JSON is ASCII here
         raise HandoffFailed(f"the context has {len(text)} bytes as JSON, at most {HANDOFF_BYTES} can be handed over")
     return text
@@ -106,7 +107,7 @@ def _structured(tree: dict[str, Any], name: str) -> HandoffContext:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise HandoffFailed(f"{name}: is no handoff: it has no schema_version")
     try:
-        return _CONVERTER.structure(tree, HandoffContext)
+        return _converter().structure(tree, HandoffContext)
     except BaseValidationError as error:
         told = "; ".join(transform_error(error, name, format_exception=_told))
         raise HandoffFailed(f"{name}: is no handoff: {told}") from None
@@ -140,7 +141,9 @@ def _texts(value: Any, _: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+@cache
 def _converter() -> Converter:
+    """Made when it is needed: most fleets hand nothing over."""
     converter = Converter()
     converter.register_structure_hook(str, _only(str, "a string"))
     converter.register_structure_hook(int, _only(int, "a whole number"))
@@ -149,6 +152,3 @@ def _converter() -> Converter:
     converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _texts)
     converter.register_unstructure_hook(datetime, lambda value: value.astimezone(UTC).isoformat())
     return converter
-
-
-_CONVERTER: Final = _converter()

@@ -11,7 +11,6 @@ layers are stopped in order before anything is raised.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -354,6 +353,8 @@ class AgentOrchestrator:
     def _require(self, agent: str) -> None:
         names = [definition.name for definition in self.config.agents]
         if agent not in names:
+            import difflib  # for this alone
+
             near = difflib.get_close_matches(agent, names, 1)
             remedy = f"did you mean {near[0]!r}?" if near else f"the agents are {', '.join(names)}"
             raise AgentNotFound(f"no agent is named {agent!r}; {remedy}")
