@@ -30,7 +30,9 @@ class Cause(Enum):
     """A person, or the program that embeds the factory."""
 
 
-LEVEL: Final = frozenset({Cause.ALWAYS_ON, Cause.MESSAGE, Cause.HANDOFF})
+FOR_MESSAGES: Final = (Cause.MESSAGE, Cause.HANDOFF)
+"""Causes of requests that stand for the messages that wait for an agent."""
+LEVEL: Final = frozenset({Cause.ALWAYS_ON, *FOR_MESSAGES})
 """Causes that last: a request is made anew at every look, for as long as an agent is always on or a message waits."""
 
 

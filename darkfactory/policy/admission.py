@@ -54,15 +54,23 @@ def admit(agent: AgentState, request: Request, around: Surroundings) -> Queue | 
     return _refusal(agent, request, around) or _lateness(agent, request, around.when) or _wait(agent, request, around)
 
 
-def _refusal(agent: AgentState, request: Request, around: Surroundings) -> Refuse | None:
-    definition = agent.definition
-    if not definition.enabled:
+def unavailable(agent: AgentState) -> Refuse | None:
+    """Why nothing can be started for the agent before a person has done something; None where something can."""
+    if not agent.definition.enabled:
         return Refuse("disabled", "enabled = false in the fleet file")
     if agent.hold is not None:
         since = agent.hold.since.isoformat(timespec="seconds")
         return Refuse("held", f"held since {since} ({agent.hold.reason}); a person must resume it")
     if agent.missing is not None:
         return Refuse("tool_missing", agent.missing)
+    return None
+
+
+def _refusal(agent: AgentState, request: Request, around: Surroundings) -> Refuse | None:
+    definition = agent.definition
+    refusal = unavailable(agent)
+    if refusal is not None:
+        return refusal
     if request.cause is Cause.OPERATOR and definition.layer is AgentLayer.SAFETY:
         return Refuse("always_on", "an agent of the Safety layer is started by the factory alone")
     limit = definition.max_runs_per_day

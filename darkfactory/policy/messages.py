@@ -18,11 +18,11 @@ from typing import Final
 from attrs import evolve
 
 from darkfactory.model import events
-from darkfactory.model.actions import Admission, Admit, Cause, Delivery, Queue, Refuse, Severity
+from darkfactory.model.actions import FOR_MESSAGES, Admission, Admit, Cause, Delivery, Queue, Refuse, Severity
 from darkfactory.model.fleet import AgentLayer
 from darkfactory.model.messages import MESSAGE_BYTES, MESSAGE_TTL_SECS, HandoffContext, Mention, Message, Sent
-from darkfactory.model.state import AgentState, Request, Run
-from darkfactory.policy import handoff, routing
+from darkfactory.model.state import Request, Run
+from darkfactory.policy import admission, handoff, routing
 from darkfactory.policy.chance import token
 from darkfactory.policy.draft import Draft, Posted
 from darkfactory.policy.history import timestamp
@@ -36,7 +36,6 @@ PROMPT_BYTES: Final = 64 * 1024
 """How much of messages one run is told, in UTF-8, with all that stands around them."""
 ARGUMENT_BYTES: Final = 124 * 1024
 """The longest prompt that messages may make: one that is an argument has less than 128 KiB, with a note besides."""
-CAUSES: Final = (Cause.MESSAGE, Cause.HANDOFF)
 _CUT: Final = "\n[cut here for its length]"
 _LOOKED_AT: Final = 2 * MESSAGE_BYTES
 """Characters of a text: what is behind them can only make it longer than it may be."""
@@ -101,7 +100,7 @@ def _refusal(draft: Draft, message: Message) -> Refuse | None:
         return Refuse("hop_limit", f"{message.hops} messages led to it, {HOPS} may")
     if any(each.id == message.id for each in draft.mail.box(message.to)):
         return Refuse("duplicate", "a message of this id is in its mailbox")
-    return _unavailable(draft.agents[message.to]) or _not_accepted(draft, message.to, message.sender)
+    return admission.unavailable(draft.agents[message.to]) or _not_accepted(draft, message.to, message.sender)
 
 
 def _not_accepted(draft: Draft, to: str, sender: str | None) -> Refuse | None:
@@ -116,20 +115,10 @@ def _not_accepted(draft: Draft, to: str, sender: str | None) -> Refuse | None:
     return None
 
 
-def _unavailable(agent: AgentState) -> Refuse | None:
-    if not agent.definition.enabled:
-        return Refuse("disabled", "enabled = false in the fleet file")
-    if agent.hold is not None:
-        return Refuse("held", f"it is held ({agent.hold.reason}); a person must resume it")
-    if agent.missing is not None:
-        return Refuse("tool_missing", agent.missing)
-    return None
-
-
-def new_id(draft: Draft, letter: str) -> str:
-    """An id for what is being accepted: nothing else ever had it."""
+def new_id(draft: Draft) -> str:
+    """An id for a message that is being accepted: nothing else ever had it."""
     utc = draft.when.utc
-    return f"{letter}-{utc:%Y%m%d-%H%M%S}-{token(draft.seed, letter, draft.posts, timestamp(utc))}"
+    return f"m-{utc:%Y%m%d-%H%M%S}-{token(draft.seed, 'm', draft.posts, timestamp(utc))}"
 
 
 def hops(draft: Draft, sender: str | None) -> int:
@@ -163,10 +152,10 @@ def want_run(draft: Draft, name: str) -> None:
     """Have an on-demand agent run while a message waits for it. It has no run now, and nothing has expired."""
     waiting = [message for message in draft.mail.box(name) if message.run is None]
     if not waiting:
-        for cause in CAUSES:  # another run was told them, or they have expired: both is recorded
+        for cause in FOR_MESSAGES:  # another run was told them, or they have expired: both is recorded
             if draft.queue.pop((name, cause), None) is not None:
                 draft.gate_moved = True  # others may have waited behind it
-    elif not any((name, cause) in draft.queue for cause in Cause) and _unavailable(draft.agents[name]) is None:
+    elif not any((name, cause) in draft.queue for cause in Cause) and admission.unavailable(draft.agents[name]) is None:
         cause = Cause.MESSAGE if waiting[0].handoff is None else Cause.HANDOFF
         draft.queue[name, cause] = Request(name, cause, draft.when.utc)
         draft.gate_moved = True
@@ -256,7 +245,7 @@ def sent(draft: Draft, event: events.MessageSent) -> None:
     if event.id is not None and (before := _accepted_before(draft, event.id)) is not None:
         draft.posted = before
         return
-    message_id = event.id or new_id(draft, "m")
+    message_id = event.id or new_id(draft)
     to, route = event.to, None
     if to is None:
         standing, deaf = routing.standing_of(draft), _deaf(draft, event.sender)

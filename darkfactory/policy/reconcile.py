@@ -12,7 +12,7 @@ from typing import assert_never
 
 from attrs import evolve
 
-from darkfactory.model.actions import LEVEL, Cause, Queue, Refuse, Severity, StartRun, Stop, StopRun
+from darkfactory.model.actions import FOR_MESSAGES, LEVEL, Cause, Queue, Refuse, Severity, StartRun, Stop, StopRun
 from darkfactory.model.actions import Admit as Admitted
 from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import AgentLayer, Isolation
@@ -169,7 +169,7 @@ def _pass_gate(draft: Draft, looked_at: Container[str]) -> None:
     waiting: dict[tuple[str, Cause], Request] = {}
     known: providers.Known = {}
     for request in siblings.in_start_order(draft):
-        if request.cause in messages.CAUSES and not messages.waits(draft, request.agent):
+        if request.cause in FOR_MESSAGES and not messages.waits(draft, request.agent):
             continue  # what it was for has expired while it waited, which is recorded
         if request.agent not in looked_at and not draft.ask_all and _waits_on(draft, request, obstacle, known):
             waiting[request.key] = request

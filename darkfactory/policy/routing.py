@@ -17,7 +17,7 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from darkfactory.model.actions import Cause
+from darkfactory.model.actions import FOR_MESSAGES, Cause
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig
 from darkfactory.model.routing import Route, RoutedBy, RunnerUp, Standing, folded
 from darkfactory.model.state import Request
@@ -66,9 +66,6 @@ KEYWORDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 """Capability -> the words that ask for it, besides its own name. `[routing.keywords]` adds to them."""
-
-_FOR_MESSAGES: Final = {Cause.MESSAGE, Cause.HANDOFF}
-"""Requests for these stand for the messages that wait."""
 
 READ_CHARS: Final = 10_000
 """Of a text: what it is about stands at its beginning, and the supervisor must not read for long."""
@@ -261,7 +258,7 @@ def standing_of(draft: Draft) -> dict[str, Standing]:
 
     Whatever passes by itself within a run, or keeps all agents waiting, is no reason to pass one over.
     """
-    requests = (request.agent for request in draft.queue.values() if request.cause not in _FOR_MESSAGES)
+    requests = (request.agent for request in draft.queue.values() if request.cause not in FOR_MESSAGES)
     load = Counter([*draft.runs.values(), *requests])
     load.update({name: sum(each.run is None for each in box) for name, box in draft.mail.boxes.items()})
     known: providers.Known = {}
