@@ -80,3 +80,13 @@ class HandoffFailed(OrchestratorError):
 
 class SchedulerError(OrchestratorError):
     """A cron expression cannot be used."""
+
+
+class CompoundReviewFailed(OrchestratorError):
+    """A review cannot go on; `outcome` is a word of `model.review.ReviewOutcome`, or says why none was begun."""
+
+    def __init__(self, outcome: str, detail: str, remedy: str = "") -> None:
+        super().__init__(f"{detail} ({remedy})" if remedy else detail)
+        self.outcome = outcome
+        self.detail = detail
+        self.remedy = remedy

@@ -192,8 +192,26 @@ class CompoundReviewConfig:
 
     schedule: str
     repo_path: Path
+    """Of a checkout, or of a bare repository; absolute."""
     max_duration_secs: float = 1800.0
+    """Of the whole, with the agent's run and the gate."""
     create_prs: bool = False
+    """False: a dry run."""
+    lookback_hours: float = 24.0
+    """How far the first one looks back; each further one goes on where the last one ended."""
+    base_branch: str = "main"
+    gate: tuple[str, ...] = ()
+    """The command that must exit with 0 on an improvement; none if it is empty."""
+    gate_timeout_secs: float = 600.0
+    agent: str | None = None
+    """Who improves things; None for whom the router finds."""
+    remote: str = "origin"
+    """Where branches are pushed to: the name of a remote of the repository, or a URL."""
+    github_repo: str | None = None
+    """`[HOST/]OWNER/REPO` of the pull requests; None for what the remote's URL says."""
+    max_open_prs: int = 3
+    weights: Mapping[str, float] = field(factory=dict)
+    """By kind of finding; the others have their default (`model.review.DEFAULT_WEIGHTS`)."""
 
 
 @frozen

@@ -1,0 +1,363 @@
+"""The compound review: what is read of a repository, what is found in it, and what a review came to.
+
+    repository -> Scan ----\\
+                            findings, ranked -> the first one -> Improvement -> gate -> pull request
+    journal  -> the fleet --/
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+from typing import Final
+
+from attrs import field, frozen
+
+BRANCH_PREFIX: Final = "darkfactory/review/"
+"""Of the branches that reviews make: `darkfactory/review/<date>-<finding>`."""
+
+
+# What is read.
+
+
+@frozen
+class FileChange:
+    """What a commit did to one file."""
+
+    path: str
+    """In the repository, with slashes; bytes that are no UTF-8 as surrogates (`os.fsdecode`)."""
+    status: str
+    """One letter of git's: A, M, D, R, C or T."""
+    added: int | None = 0
+    """Lines; None of a binary file."""
+    deleted: int | None = 0
+    old_path: str | None = None
+    """Where it was, of a file that was renamed or copied."""
+
+
+@frozen
+class Commit:
+    """One commit of the base branch. Of a merge, what it changed against its first parent."""
+
+    sha: str
+    parents: tuple[str, ...]
+    author: str
+    at: datetime
+    """Of the committer, UTC."""
+    subject: str
+    body: str
+    """Without the subject; cut where it is long."""
+    changes: tuple[FileChange, ...] = ()
+    left_out: int = 0
+    """Changed files beyond those that are told."""
+
+
+@frozen
+class AddedLine:
+    """A line of a file as it is now, that was not there at the beginning of the range."""
+
+    path: str
+    line: int
+    """1-based."""
+    text: str
+
+
+@frozen
+class FileSize:
+    """A changed text file, at both ends of the range."""
+
+    path: str
+    lines_before: int
+    """0 where it was not there."""
+    lines: int
+
+
+@frozen
+class FunctionGrowth:
+    """A function, or whatever git takes for one, in which lines were added."""
+
+    path: str
+    name: str
+    """The line that git shows for it."""
+    line: int
+    """1-based: the first of the added lines."""
+    added: int
+
+
+@frozen
+class Branch:
+    """A branch of an agent that the base branch does not contain."""
+
+    name: str
+    """Without `refs/heads/`."""
+    sha: str
+    commits: int
+    at: datetime
+    """Of its newest commit, UTC."""
+
+
+@frozen
+class Notice:
+    """Something about the repository that the review can live with."""
+
+    name: str
+    """A stable word, such as "dirty_tree"."""
+    detail: str
+    remedy: str
+
+
+@frozen
+class Scan:
+    """What happened on the base branch since the last review."""
+
+    commit: str
+    """Where the base branch is."""
+    since: str | None
+    """The commit up to which everything was reviewed before; None where a time was gone by."""
+    since_at: datetime | None = None
+    """UTC: the time that was gone by instead."""
+    commits: tuple[Commit, ...] = ()
+    """The newest first."""
+    marked: tuple[AddedLine, ...] = ()
+    """Lines with TODO, FIXME or XXX that were added."""
+    sizes: tuple[FileSize, ...] = ()
+    functions: tuple[FunctionGrowth, ...] = ()
+    branches: tuple[Branch, ...] = ()
+    tests: frozenset[str] = frozenset()
+    """The files of the base branch that look like tests (`looks_like_test`)."""
+    notices: tuple[Notice, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Sentences: what was not looked at because there was too much of it."""
+
+
+def looks_like_test(path: str) -> bool:
+    """Whether a file is a test, by the names that people give to those."""
+    *directories, name = path.casefold().split("/")
+    stem = name.partition(".")[0]
+    return (
+        any(directory in {"test", "tests", "spec", "specs", "__tests__", "testing"} for directory in directories)
+        or stem.startswith(("test_", "test-"))
+        or stem.endswith(("_test", "-test", "_tests", "_spec", "-spec"))
+        or ".test." in name
+        or ".spec." in name
+    )
+
+
+# What is found.
+
+
+class FindingKind(Enum):
+    """What a finding is about; the word in `[compound_review.weights]`, in reports and in findings' ids."""
+
+    CHURN = "churn"
+    """A file that many commits changed."""
+    REVERT = "revert"
+    """A commit that was taken back."""
+    FIX_OF_FIX = "fix-of-fix"
+    """A fix that needed another one."""
+    TODO = "todo"
+    """Work that was put off in the code: TODO, FIXME, XXX."""
+    UNTESTED = "untested"
+    """Code that changed, and no test with it."""
+    GREW = "grew"
+    """A file or function that has become large."""
+    DEPENDENCIES = "dependencies"
+    """What the project depends on has changed."""
+    AGENT = "agent"
+    """An agent of the fleet that failed, drifted or was held."""
+    BRANCH = "branch"
+    """Work of an agent that nobody has merged."""
+
+
+DEFAULT_WEIGHTS: Final[dict[FindingKind, float]] = {
+    FindingKind.REVERT: 3.0,
+    FindingKind.FIX_OF_FIX: 2.5,
+    FindingKind.UNTESTED: 2.0,
+    FindingKind.AGENT: 2.0,
+    FindingKind.CHURN: 1.5,
+    FindingKind.GREW: 1.5,
+    FindingKind.TODO: 1.0,
+    FindingKind.BRANCH: 1.0,
+    FindingKind.DEPENDENCIES: 0.8,
+}
+"""What a finding's strength is multiplied by; 0 leaves the kind out."""
+
+
+class FindingSeverity(Enum):
+    """How much it matters."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+@frozen
+class Evidence:
+    """What a finding rests on, capped; other people's words."""
+
+    commits: tuple[str, ...] = ()
+    """`SHA subject`."""
+    files: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    """`PATH:LINE: text`."""
+    runs: tuple[str, ...] = ()
+    """`RUN reason: detail`."""
+    branches: tuple[str, ...] = ()
+
+
+@frozen
+class Finding:
+    """Something that could be better."""
+
+    id: str
+    """The same every night, for as long as it is about the same; fit for a branch's name."""
+    kind: FindingKind
+    title: str
+    """One line."""
+    severity: FindingSeverity
+    score: float
+    """Findings are ranked by it."""
+    why: str
+    """How the score came about."""
+    evidence: Evidence = field(factory=Evidence)
+    handled: str | None = None
+    """What was done about it on an earlier night; None: nothing."""
+
+
+# What comes of it.
+
+
+class ReviewOutcome(Enum):
+    """How a review ended. See `FAILED_NIGHTS` for which of them are failures."""
+
+    NOTHING_FOUND = "nothing_found"
+    DRY_RUN = "dry_run"
+    """There are findings, and nothing was to be done about them."""
+    IMPROVED = "improved"
+    """The improvement is on its branch, and no pull request was wanted."""
+    PR_CREATED = "pr_created"
+    PR_EXISTS = "pr_exists"
+    """A pull request for the finding was there already."""
+    MAX_OPEN_PRS = "max_open_prs"
+    """As many wait for a person as may."""
+    DECLINED = "declined"
+    """The agent found that there is nothing to be done."""
+    NO_BUDGET = "no_budget"
+    NO_AGENT = "no_agent"
+    REFUSED = "refused"
+    """The gate did not let the agent's run start."""
+    BRANCH_TAKEN = "branch_taken"
+    """For each finding there is a branch already, which nobody has merged."""
+    AGENT_FAILED = "agent_failed"
+    REPORT_UNREADABLE = "report_unreadable"
+    NO_CHANGE = "no_change"
+    """The agent said that it improved something, and no commit shows it."""
+    GATE_FAILED = "gate_failed"
+    NO_REMOTE = "no_remote"
+    GH_MISSING = "gh_missing"
+    GH_LOGGED_OUT = "gh_logged_out"
+    PUSH_FAILED = "push_failed"
+    PR_FAILED = "pr_failed"
+    NO_REPOSITORY = "no_repository"
+    NO_COMMITS = "no_commits"
+    NO_BASE_BRANCH = "no_base_branch"
+    GIT_FAILED = "git_failed"
+    TIMED_OUT = "timed_out"
+    STOPPED = "stopped"
+    """The factory stopped."""
+    LOST = "lost"
+    """The factory was killed."""
+    ERROR = "error"
+    """A bug of ours."""
+
+
+FAILED_NIGHTS: Final = frozenset(
+    {
+        ReviewOutcome.NO_AGENT,
+        ReviewOutcome.REFUSED,
+        ReviewOutcome.AGENT_FAILED,
+        ReviewOutcome.REPORT_UNREADABLE,
+        ReviewOutcome.NO_CHANGE,
+        ReviewOutcome.GATE_FAILED,
+        ReviewOutcome.NO_REMOTE,
+        ReviewOutcome.GH_MISSING,
+        ReviewOutcome.GH_LOGGED_OUT,
+        ReviewOutcome.PUSH_FAILED,
+        ReviewOutcome.PR_FAILED,
+        ReviewOutcome.NO_REPOSITORY,
+        ReviewOutcome.NO_COMMITS,
+        ReviewOutcome.NO_BASE_BRANCH,
+        ReviewOutcome.GIT_FAILED,
+        ReviewOutcome.TIMED_OUT,
+        ReviewOutcome.LOST,
+        ReviewOutcome.ERROR,
+    }
+)
+"""Three nights in a row that end so are escalated."""
+
+
+@frozen
+class Gate:
+    """What our own check of an improvement said."""
+
+    argv: tuple[str, ...]
+    passed: bool
+    exit_code: int | None
+    """None where it did not end by itself, or could not be started."""
+    secs: float
+    tail: str
+    """The end of what it printed, or why it was ended; cut."""
+
+
+@frozen
+class Improvement:
+    """The first finding, and what was done about it, or would have been."""
+
+    finding: str
+    """Its id."""
+    title: str
+    task: str
+    """What the agent was told, or would have been."""
+    agent: str | None
+    """None: nobody was found."""
+    why: tuple[str, ...]
+    """Why that one, or why nobody."""
+    branch: str
+    """The one that it has, or would have had."""
+    run: str | None = None
+    commit: str | None = None
+    """Where the branch ends."""
+    summary: str | None = None
+    """The agent's own words; capped."""
+    gate: Gate | None = None
+    """None: there was none, or it was not come to."""
+
+
+@frozen
+class CompoundReviewResult:
+    """What one review came to."""
+
+    findings: tuple[Finding, ...]
+    """The first one matters most."""
+    top_improvement: Improvement | None
+    pr_created: bool
+    pr_url: str | None
+    """Of the one that was created, or was there."""
+    duration: float
+    """Seconds."""
+    outcome: ReviewOutcome
+    detail: str = ""
+    """What there is to say of the outcome."""
+    remedy: str = ""
+    """What a person can do about it."""
+    notices: tuple[Notice, ...] = ()
+    id: str = ""
+    began: datetime | None = None
+    """UTC."""
+    dry_run: bool = True
+    commit: str | None = None
+    """Up to which commit of the base branch it looked; None where it did not come to that."""
+    since: str | None = None
+    """From which one on."""
+    commits: int = 0
+    """How many lay between the two."""
