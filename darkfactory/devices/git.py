@@ -28,23 +28,18 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-import trio
 from attrs import define, evolve, field, frozen
 
-from darkfactory.devices.process import Launcher, LaunchSpec, Process
+from darkfactory.devices.command import last_words, run_command
+from darkfactory.devices.process import Launcher, LaunchSpec
 from darkfactory.errors import OrchestratorError, SpawnFailed
-from darkfactory.model.signals import Stream
 
 COMMAND_SECS: Final = 120.0
 """The longest that one command may take; callers have shorter bounds of their own around several."""
-END_SECS: Final = 7.0
-"""The longest that it takes to end one that is cancelled, or all that one has left."""
 GRACE_SECS: Final = 0.3
-"""Of these, what it is given to take its lock files away; it takes a millisecond. A factory that stops waits for it."""
+"""What one is given to take its lock files away; it takes a millisecond. A factory that stops waits for it."""
 MAX_OUTPUT_BYTES: Final = 32 * 1024**2
 """A command that prints more is ended, and has failed."""
-TAIL_BYTES: Final = 2000
-"""Of what it says on stderr."""
 NOBODY: Final = "0"
 """As an old value, times the length of an object's name: the ref does not exist."""
 OBJECT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -167,7 +162,6 @@ class Git:
             self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise GitError(argv, None, str(error)) from error
-        heard = _Heard()
         spec = LaunchSpec(
             run_id=name,
             argv=("git", *argv),
@@ -178,34 +172,16 @@ class Git:
             stderr=self.scratch / f"{name}-{os.getpid()}.err",
             max_output_bytes=MAX_OUTPUT_BYTES,
         )
-        code: int | None = None
         try:
-            process = await self.launcher.launch(spec, heard)
-            try:
-                with heard.patience:
-                    heard.patience.deadline = trio.current_time() + COMMAND_SECS
-                    code = await process.wait()
-            finally:
-                try:
-                    with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECS):
-                        if code is None:
-                            await _ask_to_end(process)
-                        await process.sweep()
-                finally:
-                    with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECS):
-                        await process.drain()
+            done = await run_command(self.launcher, spec, secs=COMMAND_SECS, grace_secs=GRACE_SECS)
         except SpawnFailed as failure:
             remedy = "; install git (2.31 or newer)" if failure.reason == "tool_missing" else ""
             raise GitError(argv, None, f"{failure.reason}: {failure.detail}{remedy}") from failure
-        finally:
-            spec.stdout.unlink(missing_ok=True)
-            spec.stderr.unlink(missing_ok=True)
-        if code is None:
-            why = "printed more than we take" if heard.too_much else f"did not end within {COMMAND_SECS:g} s"
-            raise GitError(argv, None, f"it {why}, and was ended")
-        if code != 0 or heard.too_much or (silent and heard.stderr):
-            raise GitError(argv, code, heard.tail(), bytes(heard.stdout))
-        return bytes(heard.stdout)
+        if done.ended is not None:
+            raise GitError(argv, None, f"it {done.ended}, and was ended")
+        if done.exit_code != 0 or done.too_much or (silent and done.stderr):
+            raise GitError(argv, done.exit_code, last_words(done.stderr), done.stdout)
+        return done.stdout
 
     def _environment(self, variables: Mapping[str, str], overrides: Mapping[str, str]) -> dict[str, str]:
         # a relative entry would be looked up where agents write
@@ -281,12 +257,6 @@ def _unfit(common: Path) -> str | None:
     return None if found.st_uid == os.geteuid() else "belongs to another user: run the factory as that one"
 
 
-async def _ask_to_end(process: Process) -> None:
-    await process.terminate()
-    with trio.move_on_after(GRACE_SECS):
-        await process.wait()
-
-
 def _switched_off(names: list[str]) -> Iterator[tuple[str, str]]:
     """For each key of a configuration that names a program: the key and what takes its place."""
     for name in names:
@@ -297,36 +267,3 @@ def _switched_off(names: list[str]) -> Iterator[tuple[str, str]]:
             yield name, value
             if section.casefold() == "filter":  # it might be required and only then be looked at
                 yield f"{section}.{subsection}.required", "false"
-
-
-@define(eq=False)
-class _Heard:
-    """A sink that keeps what was printed, and loses patience when that is too much."""
-
-    patience: trio.CancelScope = field(factory=trio.CancelScope)
-    stdout: bytearray = field(factory=bytearray)
-    stderr: bytearray = field(factory=bytearray)
-    too_much: bool = False
-
-    def feed(self, stream: Stream, data: bytes) -> None:
-        if stream is Stream.STDOUT:
-            self.stdout += data[: MAX_OUTPUT_BYTES - len(self.stdout)]
-        else:
-            self.stderr = (self.stderr + data)[-TAIL_BYTES:]
-
-    def written(self, size: int) -> None:
-        if size > MAX_OUTPUT_BYTES:
-            self.too_much = True
-            self.patience.cancel(reason="it printed too much")
-
-    def truncated(self, stream: Stream) -> None:
-        """Git does not."""
-
-    async def flush(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    def tail(self) -> str:
-        """The last thing it said, in one line that is safe to print."""
-        lines = self.stderr.decode(errors="replace").strip().splitlines()
-        text = "; ".join(line.strip() for line in lines[-3:])
-        return "".join(character if character.isprintable() else "?" for character in text)

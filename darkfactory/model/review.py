@@ -1,8 +1,7 @@
 """The compound review: what is read of a repository, what is found in it, and what a review came to.
 
-    repository -> Scan ----\\
-                            findings, ranked -> the first one -> Improvement -> gate -> pull request
-    journal  -> the fleet --/
+The repository's last commits and the fleet's last days are read, findings are made of them and ranked, and the first
+one is improved: by an agent, on a branch of its own, as far as our gate and a person let it.
 """
 
 from __future__ import annotations
