@@ -469,8 +469,9 @@ class OrchestratorConfig:
 
     @property
     def isolates(self) -> bool:
-        """Some agent's runs have worktrees of their own."""
-        return any(agent.isolation is Isolation.WORKTREE for agent in self.agents)
+        """Some runs have worktrees of their own."""
+        reviews = self.compound_review is not None
+        return reviews or any(agent.isolation is Isolation.WORKTREE for agent in self.agents)
 
     def providers_in_use(self) -> frozenset[str]:
         """Those of the agents and of their fallbacks."""
