@@ -30,7 +30,7 @@ from typing import Final
 
 from attrs import define, evolve, field, frozen
 
-from darkfactory.devices.command import last_words, run_command
+from darkfactory.devices.command import absolute_path, last_words, run_command
 from darkfactory.devices.process import Launcher, LaunchSpec
 from darkfactory.errors import OrchestratorError, SpawnFailed
 
@@ -184,9 +184,7 @@ class Git:
         return done.stdout
 
     def _environment(self, variables: Mapping[str, str], overrides: Mapping[str, str]) -> dict[str, str]:
-        # a relative entry would be looked up where agents write
-        path = [entry for entry in self.environ.get("PATH", os.defpath).split(os.pathsep) if entry.startswith("/")]
-        env = {**_ENVIRONMENT, "PATH": os.pathsep.join(path), "HOME": str(self.scratch), **variables}
+        env = {**_ENVIRONMENT, "PATH": absolute_path(self.environ), "HOME": str(self.scratch), **variables}
         env["GIT_CONFIG_COUNT"] = str(len(overrides))
         for number, (key, value) in enumerate(overrides.items()):
             env[f"GIT_CONFIG_KEY_{number}"] = key
