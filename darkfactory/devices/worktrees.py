@@ -253,9 +253,7 @@ class WorktreeDirectories:
 
     async def _find_any(self, place: Path) -> tuple[Path, str]:
         """Common directory of a repository, which may be bare and have HEAD anywhere, and the place in it."""
-        told = await self.git.run(
-            "rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix", cwd=place
-        )
+        told = await self.git.run("rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix", cwd=place)
         common, prefix, *_ = os.fsdecode(told).split("\n")
         return Path(common), prefix
 
@@ -315,9 +313,7 @@ class WorktreeDirectories:
         self.store.write(evolve(record, kept=kept))
         branches = tuple(name.removeprefix("refs/heads/") for name in ours)
         settled = _settled(record, self.store, kept)
-        return evolve(
-            settled, branches=branches, commits=commits, rescued=rescued, commit=tip if commits else None
-        )
+        return evolve(settled, branches=branches, commits=commits, rescued=rescued, commit=tip if commits else None)
 
     def leave(self, run_id: str, *, alone: bool) -> None:
         """See `Worktrees.leave`."""

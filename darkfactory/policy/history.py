@@ -320,10 +320,7 @@ def _reviews(
         failures,
         commit,
         instant(told_until) if told_until is not None else None,
-        {
-            finding: Handled(instant(on), ReviewOutcome(outcome), *more)
-            for finding, on, outcome, *more in handled
-        },
+        {finding: Handled(instant(on), ReviewOutcome(outcome), *more) for finding, on, outcome, *more in handled},
     )
 
 

@@ -207,9 +207,7 @@ def _over(
         branch = improvement.branch if improvement.commit is not None else None
         finding = improvement.finding
         handled = Handled(draft.when.utc, outcome, branch, improvement.commit, pr_url)
-    draft.reviews = draft.reviews.ended(
-        outcome, commit=commit, told_until=told_until, finding=finding, handled=handled
-    )
+    draft.reviews = draft.reviews.ended(outcome, commit=commit, told_until=told_until, finding=finding, handled=handled)
     failed = outcome in FAILED_NIGHTS
     draft.record(
         "review_ended",

@@ -165,7 +165,8 @@ class AgentOrchestrator:
 
     Made from a configuration, or by `from_config_file`. `resume` names agents whose hold ends at the start. `machine`
     replaces the real machine in simulations (`darkfactory.testing`); `seed` fixes run ids and jitter, which otherwise
-    are drawn anew. With `only_review` no agent runs but for a review that is asked for. Everything but `run` is to be called from the same Trio run, while it lives.
+    are drawn anew. With `only_review` no agent runs but for a review that is asked for. Everything but `run` is to be
+    called from the same Trio run, while it lives.
 
     Raises ConfigError if the configuration cannot be run, AgentNotFound for an unknown name in `resume`.
     """
@@ -350,7 +351,12 @@ class AgentOrchestrator:
         if isinstance(answer.outcome, Refuse):
             raise CompoundReviewFailed(answer.outcome.reason, answer.outcome.detail)
         assert isinstance(answer.outcome, Begun)
-        return await life.reviewer.result(answer.outcome.review)
+        review, results = answer.outcome.review, life.reviewer.results
+        async with move_on_when(life.over.wait):
+            await results.wait_value(lambda known: review in known)
+        if review not in results.value:
+            raise OrchestratorError("the factory ended before its review did")
+        return results.value[review]
 
     async def hold(self, agent: str, detail: str = "by a person") -> bool:
         """Hold an agent until a person resumes it, and stop its run; False if it was held already.

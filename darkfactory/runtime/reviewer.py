@@ -61,6 +61,8 @@ REPORT_SECS: Final = 10.0
 """How long its reports, and a place in the inbox, may keep the end of a review waiting."""
 GATE_OUTPUT_BYTES: Final = 256 * 1024**2
 GATE_GRACE_SECS: Final = 5.0
+LAST_RESULTS: Final = 8
+"""Kept for those who wait for one."""
 TAIL_CHARS: Final = 2000
 """Of what the gate printed."""
 
@@ -88,8 +90,8 @@ class Reviewer:
     _ordered: trio.Event = field(factory=trio.Event)
     _scope: trio.CancelScope = field(factory=trio.CancelScope)
     """Around the one that is under way."""
-    _waiting: dict[str, AsyncValue[CompoundReviewResult | None]] = field(factory=dict)
-    """Who waits for the result of which."""
+    results: AsyncValue[Mapping[str, CompoundReviewResult]] = field(factory=lambda: AsyncValue({}))
+    """By review: the last ones."""
 
     def hear(self, action: Reviewing, journalled: int) -> None:
         """Do what the supervisor orders. No checkpoint."""
@@ -99,13 +101,6 @@ class Reviewer:
             self._ordered.set()
         else:
             self._scope.cancel(reason="the factory stops")
-
-    async def result(self, review: str) -> CompoundReviewResult:
-        """Wait for the result of a review that has begun, or was about to."""
-        told = self._waiting.setdefault(review, AsyncValue(None))
-        result = await told.wait_value(lambda result: result is not None)
-        assert result is not None
-        return result
 
     async def run(self) -> None:
         """Review whenever it is ordered, until cancelled."""
@@ -133,8 +128,8 @@ class Reviewer:
                 await self._report(work, result)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + REPORT_SECS):
                 await self.sender.send(ReviewEnded(self.sender.now(), result))
-            if (told := self._waiting.pop(order.review, None)) is not None:
-                told.value = result
+            kept = [*self.results.value.items()][-LAST_RESULTS:]
+            self.results.value = {**dict(kept), order.review: result}
 
     async def _work(self, work: _Work, journalled: int) -> _Over:
         """All the steps; what they came to."""
@@ -217,9 +212,7 @@ class _Work:
             await self._retire()
         self.at = "while it looked at the repository and the journal"
         memory = self.state.value.reviews
-        self.scan, self.found = await examine(
-            self.config, self.devices, self.machine.in_thread, memory, self.began
-        )
+        self.scan, self.found = await examine(self.config, self.devices, self.machine.in_thread, memory, self.began)
         if not self.found:
             raise _nothing(self.scan)
         self.at = "while it asked for open pull requests"
@@ -233,7 +226,8 @@ class _Work:
         if len(waiting) >= self.section.max_open_prs:
             detail = f"{len(waiting)} pull requests of reviews are open, max_open_prs is {self.section.max_open_prs}"
             raise _Over(ReviewOutcome.MAX_OPEN_PRS, detail, "merge or close some")
-        assert choice.finding is not None and choice.improvement is not None
+        assert choice.finding is not None
+        assert choice.improvement is not None
         if not choice.owed:
             review = await self._improve(choice.finding, choice.improvement, self.scan)
             await self._gate(review)
@@ -275,7 +269,8 @@ class _Work:
         self.improvement = improvement = evolve(improvement, run=review.run)
         state = await self.state.wait_value(partial(_done, self.order.review))
         review = state.review
-        assert review is not None and review.end is not None
+        assert review is not None
+        assert review.end is not None
         work, verdict = review.work, review.end.verdict
         commit = work.commit if work is not None else None
         self.improvement = improvement = evolve(improvement, commit=commit)
@@ -299,7 +294,9 @@ class _Work:
         if not argv:
             return
         self.at = "while its gate ran"
-        assert review.cwd is not None and self.improvement is not None and self.improvement.agent is not None
+        assert review.cwd is not None
+        assert self.improvement is not None
+        assert self.improvement.agent is not None
         agent, name = self.config.agent(self.improvement.agent), f"{self.improvement.run}-gate"
         scratch = self.devices.reports.scratch
         spec = LaunchSpec(
@@ -333,7 +330,8 @@ class _Work:
 
     async def _ask_for_merge(self, finding: Finding) -> None:
         improvement, section, forge = self.improvement, self.section, self.devices.forge
-        assert improvement is not None and improvement.commit is not None
+        assert improvement is not None
+        assert improvement.commit is not None
         target = await forge.target(section.repo_path, section.remote, section.github_repo)
         there = await forge.find(target, improvement.branch, finding.id)
         if there is not None:

@@ -50,7 +50,7 @@ class TimeScheduler:
         self._nap.cancel()
 
     async def run(self) -> None:
-        """Send a `Spawn`, or a `CompoundReview`, for every occurrence, until cancelled; waits while the inbox is full."""
+        """Send an event for every occurrence, until cancelled; waits while the inbox is full."""
         while True:
             before = self._sender.now()
             for due in self._due(before.utc):
