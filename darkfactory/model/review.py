@@ -131,6 +131,29 @@ class Scan:
     """Sentences: what was not looked at because there was too much of it."""
 
 
+@frozen
+class AgentStory:
+    """What the journal tells of an agent since the last review. Counts are of all of it, what is told is capped."""
+
+    agent: str
+    runs: int = 0
+    """That ended, however they did."""
+    bad_ends: Mapping[str, int] = field(factory=dict)
+    """By reason, those that count against the agent (`policy.restart.AFTER`)."""
+    drift: Mapping[str, int] = field(factory=dict)
+    """Alerts by level, as "severe"."""
+    holds: int = 0
+    """Those that nobody asked for."""
+    turned_away: int = 0
+    """Runs that a limit at the provider, theirs or ours, kept from going on."""
+    refusals: Mapping[str, int] = field(factory=dict)
+    """By reason: runs that did not start, and messages that were not accepted for it."""
+    told_runs: tuple[str, ...] = ()
+    """`RUN reason: detail`, the newest last."""
+    told: tuple[str, ...] = ()
+    """`KIND reason: detail` of what else happened to it, the newest last."""
+
+
 def looks_like_test(path: str) -> bool:
     """Whether a file is a test, by the names that people give to those."""
     *directories, name = path.casefold().split("/")
@@ -203,6 +226,8 @@ class Evidence:
     """`PATH:LINE: text`."""
     runs: tuple[str, ...] = ()
     """`RUN reason: detail`."""
+    records: tuple[str, ...] = ()
+    """`KIND reason: detail`, of the fleet's journal."""
     branches: tuple[str, ...] = ()
 
 
@@ -295,6 +320,16 @@ FAILED_NIGHTS: Final = frozenset(
     }
 )
 """Three nights in a row that end so are escalated."""
+
+
+@frozen
+class ReviewVerdict:
+    """What the agent says that it did about its finding."""
+
+    improved: bool
+    """False: it found that there is nothing to be done."""
+    summary: str
+    """Its own words; capped."""
 
 
 @frozen

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from darkfactory.model.messages import Mention
 from darkfactory.model.signals import Finished, Said
-from darkfactory.tools.mentions import LONGEST_BLOCK, written
+from darkfactory.tools.fences import LONGEST_BLOCK
+from darkfactory.tools.mentions import written
 from darkfactory.tools.tally import Tally
 
 
