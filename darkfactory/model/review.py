@@ -473,6 +473,7 @@ class ReviewMemory:
     """The text that the cursor belongs to; None while there is none."""
     cursor: datetime | None = None
     """The newest occurrence that was dealt with, or when the schedule was armed."""
+    begun_so_far: int = 0
     alive: str | None = None
     """The review that has begun and not ended."""
     failures: int = 0
@@ -486,7 +487,8 @@ class ReviewMemory:
 
     def begun(self, review: str, occurrence: datetime | None) -> ReviewMemory:
         """A review has begun."""
-        return evolve(self, alive=review, cursor=occurrence if occurrence is not None else self.cursor)
+        cursor = occurrence if occurrence is not None else self.cursor
+        return evolve(self, alive=review, cursor=cursor, begun_so_far=self.begun_so_far + 1)
 
     def ended(
         self,

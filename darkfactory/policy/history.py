@@ -292,6 +292,7 @@ def _told_of_reviews(reviews: ReviewMemory) -> dict[str, Any]:
     return {
         "schedule": reviews.schedule,
         "cursor": timestamp(cursor) if cursor is not None else None,
+        "begun_so_far": reviews.begun_so_far,
         "alive": reviews.alive,
         "failures": reviews.failures,
         "commit": reviews.commit,
@@ -306,6 +307,7 @@ def _told_of_reviews(reviews: ReviewMemory) -> dict[str, Any]:
 def _reviews(
     schedule: str | None = None,
     cursor: str | None = None,
+    begun_so_far: int = 0,
     alive: str | None = None,
     failures: int = 0,
     commit: str | None = None,
@@ -316,6 +318,7 @@ def _reviews(
     return ReviewMemory(
         schedule,
         instant(cursor) if cursor is not None else None,
+        begun_so_far,
         alive,
         failures,
         commit,

@@ -89,7 +89,7 @@ def asked(draft: Draft, event: events.ReviewAsked) -> None:
 
 def _begin(draft: Draft, occurrence: datetime | None, first_missed: datetime | None, *, dry_run: bool) -> Review:
     utc = draft.when.utc
-    review_id = f"review-{utc:%Y%m%d-%H%M%S}-{token(draft.seed, 'review', timestamp(utc))}"
+    review_id = f"review-{utc:%Y%m%d-%H%M%S}-{token(draft.seed, 'review', draft.reviews.begun_so_far, timestamp(utc))}"
     draft.review = Review(review_id, dry_run, utc)
     draft.reviews = draft.reviews.begun(review_id, occurrence)
     draft.record(

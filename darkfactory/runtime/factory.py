@@ -354,6 +354,7 @@ class AgentOrchestrator:
         review, results = answer.outcome.review, life.reviewer.results
         async with move_on_when(life.over.wait):
             await results.wait_value(lambda known: review in known)
+            await life.state.wait_value(lambda state: state.review is None or state.review.id != review)
         if review not in results.value:
             raise OrchestratorError("the factory ended before its review did")
         return results.value[review]

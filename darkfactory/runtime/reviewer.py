@@ -281,7 +281,7 @@ class _Work:
         if isinstance(report, str):
             raise _Over(ReviewOutcome.REPORT_UNREADABLE, report, kept)
         self.improvement = evolve(improvement, summary=report.summary)
-        if report.outcome == "declined":
+        if not report.improved:
             raise _Over(ReviewOutcome.DECLINED, plain(report.summary), kept)
         if commit is None:
             why = work.kept if work is not None and work.kept is not None else "its branch was removed"
