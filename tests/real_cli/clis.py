@@ -1,4 +1,4 @@
-"""The real programs, each in a cache of its own, in the versions the adapters were made for: from npm, `gh` from PyPI."""
+"""The real programs, each in a cache of its own, in the versions we were made for: from npm, and `gh` from PyPI."""
 
 from __future__ import annotations
 
