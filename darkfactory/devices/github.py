@@ -101,7 +101,7 @@ _ENVIRONMENT: Final = {
     "GH_PAGER": "cat",
     "GH_EDITOR": "false",
     "GH_BROWSER": "false",
-    # it needs no git for what it is asked here; should it come to want one, then for no repository
+    # `gh pr create` asks git about remotes and the branch, and can do without: there shall be no repository
     "GIT_DIR": os.devnull,
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_SYSTEM": os.devnull,
