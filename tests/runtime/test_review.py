@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +21,16 @@ from darkfactory.errors import CompoundReviewFailed
 from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import Permissions
 from darkfactory.model.review import AddedLine, Commit, CompoundReviewResult, FileChange, ReviewOutcome, Scan
-from darkfactory.testing import FAILS, HANGS, STUBBORN, Script, SimulatedMachine, SimulatedScanner, says
+from darkfactory.testing import (
+    FAILS,
+    HANGS,
+    STUBBORN,
+    CancelAtStep,
+    Script,
+    SimulatedMachine,
+    SimulatedScanner,
+    says,
+)
 
 from .fleets import fleet, secs
 
@@ -41,7 +52,8 @@ def repo(tmp_path: Path) -> Path:
 
 def reviewed(repo: Path, *agents: AgentDefinition, **keys: Any) -> OrchestratorConfig:
     section = {"schedule": "0 2 * * *", "repo_path": repo, "create_prs": True, "gate": GATE, "agent": "improver"} | keys
-    return fleet(*(agents or (IMPROVER,)), compound_review=CompoundReviewConfig(**section))
+    top = {name: section.pop(name) for name in ("shutdown_grace_secs",) if name in section}
+    return fleet(*(agents or (IMPROVER,)), compound_review=CompoundReviewConfig(**section), **top)
 
 
 def improves(outcome: str = "improved", *, finding: str | None = None, secs: float = 60.0) -> Callable[..., Script]:
@@ -531,3 +543,59 @@ async def test_a_result_may_be_waited_for_across_other_reviews(repo: Path, autoj
         results = [await factory.trigger_compound_review() for _ in range(12)]
     assert len({result.id for result in results}) == 12
     assert timedelta(0) <= machine.clock.utc() - START < timedelta(hours=1)
+
+
+def check(machine: SimulatedMachine) -> None:
+    """What holds for a machine whose factory is over."""
+    assert machine.launcher.living == {}, "a process outlived its factory"
+    begun = [line["review"] for line in machine.records("review_begun")]
+    ended = [line["review"] for line in machine.records("review_ended")]
+    assert len({*begun}) == len(begun), "a review has two beginnings"
+    assert len({*ended}) == len(ended), "a review has two ends"
+    assert {*ended} <= {*begun}
+    assert {spec.run_id.removesuffix("-gate") for spec in machine.launcher.started} <= {
+        line["run"] for line in machine.records("run_begun")
+    }, "a process before its record"
+    branches = [each.branch for each in machine.forge.opened]
+    findings = [each.finding for each in machine.forge.opened]
+    assert len({*branches}) == len(branches), "a branch has two pull requests"
+    assert len({*findings}) == len(findings), "a finding has two pull requests"
+    assert {*branches} <= machine.forge.pushed.keys() <= machine.worktrees.branches
+
+
+def test_cancelled_at_every_step_nothing_is_left_half_made_and_the_next_review_goes_on(repo: Path) -> None:
+    config = reviewed(repo, shutdown_grace_secs=6.0)
+
+    async def program(machine: SimulatedMachine, cancel: CancelAtStep) -> None:
+        with cancel.scope:
+            await review(machine, config)
+        if cancel.at is not None:
+            assert trio.current_time() - cancel.at <= 7.0 + 0.001, "the bound on shutdown"
+        check(machine)
+        with trio.CancelScope():
+            result = await review(machine, config)
+        assert result.outcome in {ReviewOutcome.PR_CREATED, ReviewOutcome.BRANCH_TAKEN, ReviewOutcome.PR_EXISTS}, result
+        check(machine)
+        assert machine.worktrees.kept() == 0
+        assert len(machine.records("review_begun")) == len(machine.records("review_ended"))
+        alive = {line["run"] for line in machine.records("run_begun")} - {
+            line["run"] for line in machine.records("run_ended")
+        }
+        assert not alive
+
+    ends: Counter[str] = Counter()
+    for step in itertools.count(1):
+        machine, cancel = simulated(improves(secs=3.0)), CancelAtStep(step)
+        machine.scanner.secs = 1.0
+        try:
+            trio.run(program, machine, cancel, clock=MockClock(autojump_threshold=0), instruments=[cancel])
+        except BaseException as error:
+            error.add_note(f"cancelled at step {step}, at second {cancel.at}")
+            raise
+        if machine.records("review_ended"):
+            ends[machine.records("review_ended")[0]["outcome"]] += 1
+        if cancel.at is None or not cancel.scope.cancelled_caught:
+            break
+    assert step > 100
+    assert ends["stopped"] > 50
+    assert ends["pr_created"] > 5
