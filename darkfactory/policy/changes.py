@@ -68,12 +68,14 @@ def histories(commits: Sequence[Commit]) -> dict[str, History]:
             if path is None:
                 continue
             history = found.setdefault(path, History())
-            history.commits.append(commit)
+            if commit not in history.commits[-1:]:  # it may be in it by two names
+                history.commits.append(commit)
             history.added += change.added or 0
             history.deleted += change.deleted or 0
             if not tested:
-                history.untested.append(commit)
                 history.untested_added += change.added or 0
+                if commit not in history.untested[-1:]:
+                    history.untested.append(commit)
         now |= before
     return found
 
