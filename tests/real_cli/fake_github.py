@@ -79,6 +79,10 @@ class FakeGitHub:
     asked: list[Asked] = field(factory=list)
     answers: dict[str, Answer] = field(factory=dict)
     """By operation of GraphQL, or path."""
+    held: trio.Event = field(factory=trio.Event)
+    """A request is not answered."""
+    late: int = 0
+    """So many lists are empty, whatever there is."""
     forgets: bool = False
     """A pull request is made, and the answer is an error."""
 
@@ -135,6 +139,7 @@ class FakeGitHub:
         self.asked.append(Asked(request.method.decode(), path, headers.get("authorization"), operation))
         answer = self.answers.get(operation or path)
         if answer is HANG:
+            self.held.set()
             await trio.sleep_forever()
         if answer is not None:
             return (
@@ -160,6 +165,9 @@ class FakeGitHub:
                 about = {"id": name, "name": said["name"], "owner": {"login": said["owner"]}, "parent": None}
                 about |= {"viewerPermission": "WRITE", "defaultBranchRef": {"name": "main"}}
                 return {"data": {"repository": about}}
+            case "PullRequestList" if self.late > 0:
+                self.late -= 1
+                return {"data": {"repository": {"pullRequests": self._page([], said)}}}
             case "PullRequestList" | "PullRequestForBranch":
                 name, head = f"{said['owner']}/{said['repo']}", said.get("headBranch") or said.get("headRefName")
                 states = said.get("state") or said["states"]
