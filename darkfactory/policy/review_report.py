@@ -35,6 +35,8 @@ def _plain(_owner: object, _field: object, value: Any) -> Any:
             return value.value
         case datetime():
             return timestamp(value)
+        case tuple():
+            return [*value]
         case str():
             return value.encode("utf-8", "backslashreplace").decode("utf-8")
         case _:
@@ -68,7 +70,7 @@ def _parts(result: CompoundReviewResult) -> Iterator[str]:
         yield "There are none."
     if result.notices:
         yield "## Notices"
-        yield "\n".join(f"- {_line(each.name)}: {_line(each.detail)} {_line(each.remedy)}" for each in result.notices)
+        yield "\n".join(f"- {_line(each.name)}: {_line(each.detail)} ({_line(each.remedy)})" for each in result.notices)
 
 
 def _looked_at(result: CompoundReviewResult) -> str:
