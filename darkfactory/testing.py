@@ -21,19 +21,22 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from darkfactory.devices.agent_mail import ServerAway
 from darkfactory.devices.clock import zone_of
 from darkfactory.devices.disk import Room
+from darkfactory.devices.github import PullRequest, Target
 from darkfactory.devices.handoffs import Same
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process, Sink
+from darkfactory.devices.reviews import ReviewDevices
 from darkfactory.devices.runstore import Keep, Pruned, RunFiles
 from darkfactory.devices.segments import Line, encode
-from darkfactory.devices.worktrees import Settled, Worktree
-from darkfactory.errors import SpawnFailed
+from darkfactory.devices.worktrees import Settled, Start, Worktree
+from darkfactory.errors import CompoundReviewFailed, SpawnFailed
 from darkfactory.model.fleet import OrchestratorConfig, Reservation
+from darkfactory.model.review import Branch, Scan
 from darkfactory.model.signals import Stream
 from darkfactory.policy.admission import EARLY_SECS
 
@@ -473,23 +476,39 @@ class SimulatedWorktrees:
     refuses: str | None = None
     """Why none can be made; None: they can."""
     keeps: Callable[[str], str | None] = lambda _run_id: None
-    """Asked at a run's end, by run id: why its worktree is kept; None: it is removed."""
+    """Asked at a run's end, by run id: why its worktree is kept; None: it is removed. One that is kept has commits."""
+    branches: set[str] = field(factory=set)
+    """Those of reviews."""
     made: list[str] = field(factory=list)
     """The runs that got one, in order."""
     there: dict[str, str] = field(factory=dict)
     """Those that are kept, and why, by run: take one away, and it was pruned."""
     _in_use: dict[str, str] = field(factory=dict)
     """Their agents, by run."""
+    _starts: dict[str, Start] = field(factory=dict)
     _left: list[str] = field(factory=list)
 
-    async def make(self, run_id: str, agent: str, working_dir: Path, created: datetime) -> Worktree:  # noqa: ARG002
+    async def make(
+        self,
+        run_id: str,
+        agent: str,
+        working_dir: Path,  # noqa: ARG002 - the protocol's
+        created: datetime,  # noqa: ARG002 - the protocol's
+        start: Start | None = None,
+    ) -> Worktree:
         """One in /simulated/worktrees."""
         await trio.lowlevel.checkpoint()
         if self.refuses is not None:
             raise SpawnFailed("worktree", self.refuses)
+        if start is not None and start.branch in self.branches:
+            raise SpawnFailed("branch_taken", f"there is a branch {start.branch} already")
         self.made.append(run_id)
         self._in_use[run_id] = agent
         path = Path("/simulated/worktrees") / run_id
+        if start is not None:
+            self._starts[run_id] = start
+            self.branches.add(start.branch)
+            return Worktree(path, path, start.branch, start.commit)
         return Worktree(path, path, f"darkfactory/{agent}/{run_id}", "0" * 40)
 
     async def settle(self, run_id: str, why: str) -> Settled | None:  # noqa: ARG002 - the protocol's
@@ -498,10 +517,13 @@ class SimulatedWorktrees:
         agent = self._in_use.pop(run_id, None)
         if agent is None:
             return None
-        kept = self.keeps(run_id)
+        kept, start = self.keeps(run_id), self._starts.get(run_id)
         if kept is not None:
             self.there[run_id] = kept
-        return Settled(run_id, agent, Path("/simulated/worktrees") / run_id, (), kept)
+        elif start is not None:
+            self.branches.discard(start.branch)
+        commit = "1" * 40 if kept is not None else None
+        return Settled(run_id, agent, Path("/simulated/worktrees") / run_id, (), kept, commit=commit)
 
     def leave(self, run_id: str, *, alone: bool) -> None:
         """It is a leftover, or kept."""
@@ -520,10 +542,131 @@ class SimulatedWorktrees:
         """How many there are."""
         return len(self.there) + len(self._left)
 
+    async def retire(self) -> None:
+        """Forget those of reviews that are settled; their branches stay."""
+        await trio.lowlevel.checkpoint()
+        for run_id in [run_id for run_id in self.there if run_id in self._starts]:
+            del self.there[run_id]
+
     async def bury(self) -> str | None:
         """There is nothing to delete."""
         await trio.lowlevel.checkpoint()
         return None
+
+
+@define(eq=False)
+class SimulatedScanner:
+    """A repository that is as it is told to be (`devices.scan.Scanner`); change it at any time."""
+
+    found: Scan = field(factory=lambda: Scan("c" * 40, None))
+    """What each scan finds, the branches of the simulated worktrees apart."""
+    fails: CompoundReviewFailed | None = None
+    secs: float = 0.0
+    """How long a scan takes."""
+    asked: list[str | None] = field(factory=list)
+    """From which commits on it was to look, scan by scan."""
+    branches: Callable[[], Collection[str]] = tuple
+    """Those of reviews."""
+
+    async def scan(
+        self,
+        repo: Path,  # noqa: ARG002 - the protocol's
+        base_branch: str,  # noqa: ARG002
+        *,
+        since: str | None,
+        lookback: timedelta,  # noqa: ARG002
+        now: datetime,
+        remote: str,  # noqa: ARG002
+    ) -> Scan:
+        """What it is told to find."""
+        self.asked.append(since)
+        await trio.sleep(self.secs)
+        if self.fails is not None:
+            raise self.fails
+        branches = (Branch(name, "1" * 40, 1, now) for name in sorted(self.branches()))
+        return evolve(self.found, since=since, branches=(*self.found.branches, *branches))
+
+
+@define(eq=False)
+class SimulatedForge:
+    """A GitHub that remembers what it was given (`devices.github.Forge`); change its vices at any time."""
+
+    fails: dict[str, CompoundReviewFailed] = field(factory=dict)
+    """By step ("target", "waiting", "find", "push", "open_draft"): what that raises."""
+    pushed: dict[str, str] = field(factory=dict)
+    """Branch -> commit."""
+    opened: list[PullRequest] = field(factory=list)
+    texts: list[tuple[str, str]] = field(factory=list)
+    """Title and body of each."""
+
+    async def target(self, repo: Path, remote: str, github_repo: str | None) -> Target:  # noqa: ARG002
+        """One."""
+        await self._step("target")
+        return Target("https://github.test/owner/repo", "github.test/owner/repo")
+
+    async def waiting(self, target: Target) -> tuple[PullRequest, ...]:  # noqa: ARG002 - the protocol's
+        """Those that are open."""
+        await self._step("waiting")
+        return tuple(each for each in self.opened if each.state == "open")
+
+    async def find(self, target: Target, branch: str, finding: str) -> PullRequest | None:  # noqa: ARG002
+        """That of the branch, or an open one about the finding."""
+        await self._step("find")
+        found = (
+            each for each in self.opened if each.branch == branch or (each.finding == finding and each.state == "open")
+        )
+        return next(found, None)
+
+    async def push(self, repo: Path, target: Target, commit: str, branch: str) -> None:  # noqa: ARG002
+        """Remember it."""
+        await self._step("push")
+        self.pushed[branch] = commit
+
+    async def open_draft(
+        self,
+        target: Target,
+        *,
+        branch: str,
+        base: str,  # noqa: ARG002 - the protocol's
+        title: str,
+        body: str,
+        finding: str,
+    ) -> tuple[PullRequest, bool]:
+        """Open it, unless it is there."""
+        await self._step("open_draft")
+        there = await self.find(target, branch, finding)
+        if there is not None:
+            return there, False
+        number = len(self.opened) + 1
+        made = PullRequest(number, f"https://github.test/owner/repo/pull/{number}", "open", True, branch, finding)
+        self.opened.append(made)
+        self.texts.append((title, body))
+        return made, True
+
+    async def _step(self, name: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if name in self.fails:
+            raise self.fails[name]
+
+
+class MemoryReports:
+    """Reports that exist only by name (`devices.reviews.Reports`)."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, str] = {}
+        """By review, as is the next."""
+        self.results: dict[str, dict[str, Any]] = {}
+        self.full = False
+        """The disk is."""
+
+    scratch = Path("/simulated/reviews")
+
+    def write(self, review: str, page: str, result: str, since: datetime) -> None:  # noqa: ARG002 - the protocol's
+        """Remember them."""
+        if self.full:
+            raise OSError("the simulated disk is full")
+        self.pages[review] = page
+        self.results[review] = json.loads(result)
 
 
 async def _at_once(work: Callable[[], Any]) -> Any:
@@ -548,8 +691,12 @@ class SimulatedMachine:
     """Asked for leases as if the fleet had `[agent_mail]`."""
     handoffs: MemoryHandoffs = field(init=False, factory=MemoryHandoffs)
     worktrees: SimulatedWorktrees = field(init=False, factory=SimulatedWorktrees)
+    scanner: SimulatedScanner = field(init=False, factory=SimulatedScanner)
+    forge: SimulatedForge = field(init=False, factory=SimulatedForge)
+    reports: MemoryReports = field(init=False, factory=MemoryReports)
 
     def __attrs_post_init__(self) -> None:
+        self.scanner.branches = lambda: self.worktrees.branches
         self.clock = SimulatedClock(self.start)
         self.launcher = ScriptedLauncher(lambda spec: self.script(spec))
 
@@ -567,7 +714,12 @@ class SimulatedMachine:
             history=tuple(self.journal.lines),
             in_thread=_at_once,
             leases=self.leases,
+            review=ReviewDevices(self.scanner, self.forge, self.reports, self._lines),
         )
+
+    def _lines(self, since: datetime, kinds: Collection[str]) -> list[Line]:
+        lines = self.journal.lines
+        return [line for line in lines if line["kind"] in kinds and datetime.fromisoformat(line["utc"]) >= since]
 
     def records(self, kind: str, **like: Any) -> list[Line]:
         """The journal's lines of one kind whose fields are as given, oldest first."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -16,13 +16,14 @@ from zoneinfo import ZoneInfo
 
 import attrs
 
-from darkfactory.config import cron, limits, words
+from darkfactory.config import cron, git, limits, words
 from darkfactory.config.finding import Finding, Misfit
 from darkfactory.config.lines import Keys
 from darkfactory.errors import Fault
 from darkfactory.model.fleet import (
     BUILTIN_TOOLS,
     LACKING,
+    SILENT,
     TOOL_OPTIONS,
     WAIT_FOR_PROMPT,
     AgentDefinition,
@@ -37,6 +38,7 @@ from darkfactory.model.fleet import (
     Strategy,
     ToolConfig,
 )
+from darkfactory.model.review import FindingKind
 from darkfactory.model.routing import folded
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
@@ -130,7 +132,7 @@ def findings(config: OrchestratorConfig) -> Iterator[Finding]:
     yield from _nightwatch(config.nightwatch)
     yield from _layers(config)
     if config.compound_review is not None:
-        yield from _review(config.compound_review, config.timezone)
+        yield from _review(config.compound_review, config)
     for name, tool in config.tools.items():
         yield from _tool(name, tool)
     for name, provider in config.providers.items():
@@ -167,8 +169,13 @@ def _oddities(config: OrchestratorConfig) -> Iterator[Finding]:
         called = f"they call {', '.join(sorted(in_use))}" if in_use else "set the agents' provider"
         yield Finding(("providers", name), "limits a provider that no agent calls", called)
     yield from _routing_oddities(config)
-    if config.compound_review is not None:
-        yield Finding(("compound_review",), "is checked, but this version does not run the review yet")
+    review = config.compound_review
+    if review is not None and review.create_prs and not review.gate:
+        yield Finding(
+            ("compound_review", "create_prs"),
+            "opens pull requests for what no command of yours has checked",
+            'set gate to your tests, such as gate = ["pytest", "-q"]',
+        )
 
 
 def _routing_oddities(config: OrchestratorConfig) -> Iterator[Finding]:
@@ -227,11 +234,71 @@ def _layers(config: OrchestratorConfig) -> Iterator[Finding]:
             )
 
 
-def _review(review: CompoundReviewConfig, zone: ZoneInfo) -> Iterator[Finding]:
+def _review(review: CompoundReviewConfig, config: OrchestratorConfig) -> Iterator[Finding]:
     here = ("compound_review",)
     yield from limits.check(here, review)
-    yield from _cron((*here, "schedule"), review.schedule, zone)
+    yield from _misfit((*here, "schedule"), cron.validate, review.schedule, config.timezone)
     yield from _path((*here, "repo_path"), review.repo_path)
+    yield from _misfit((*here, "base_branch"), git.branch, review.base_branch)
+    yield from _misfit((*here, "remote"), git.remote, review.remote)
+    if review.github_repo is not None:
+        yield from _misfit((*here, "github_repo"), git.github_repo, review.github_repo)
+    if review.gate:
+        yield from _review_gate(here, review)
+    if review.agent is not None:
+        yield from _review_agent((*here, "agent"), review.agent, config)
+    kinds = [kind.value for kind in FindingKind]
+    for kind, weight in review.weights.items():
+        keys = (*here, "weights", kind)
+        if kind not in kinds:
+            yield Finding(keys, "is no kind of finding", words.did_you_mean(kind, kinds, "kinds"))
+        elif problem := limits.WEIGHT.problem(weight):
+            yield Finding(keys, problem)
+
+
+def _review_gate(here: Keys, review: CompoundReviewConfig) -> Iterator[Finding]:
+    gate = (*here, "gate")
+    yield from _program((*gate, 0), review.gate[0])
+    for index, word in enumerate(review.gate[1:], 1):
+        if not word:
+            yield Finding((*gate, index), "must not be empty", "leave it out")
+    yield from _arguments(gate, review.gate, "a shell's own variable is written without braces: $NAME")
+    if review.max_duration_secs <= review.gate_timeout_secs:
+        most = words.number(review.gate_timeout_secs)
+        yield Finding(
+            (*here, "max_duration_secs"),
+            f"must be more than gate_timeout_secs ({most}), found {words.number(review.max_duration_secs)}",
+            "the agent's own run must have room in it too",
+            reads=((*here, "gate_timeout_secs"), gate),
+        )
+
+
+def _review_agent(keys: Keys, name: str, config: OrchestratorConfig) -> Iterator[Finding]:
+    """Why that agent can improve nothing, or could not be heard to have done so."""
+    names = [agent.name for agent in config.agents]
+    if name not in names:
+        remedy = words.did_you_mean(name, names, "agents")
+        yield Finding(keys, f"{words.shown(name)} is no agent's name", remedy, reads=(("agents",),))
+        return
+    agent, here = config.agent(name), ("agents", names.index(name))
+    if not agent.enabled:
+        yield Finding(keys, f"{name} is disabled", "enable it, or name another one", reads=((*here, "enabled"),))
+    if agent.layer is AgentLayer.SAFETY:
+        problem = f"{name} is always on, and takes no tasks besides its own"
+        yield Finding(keys, problem, "name an agent of Core or Growth", reads=((*here, "layer"),))
+    if agent.permissions is Permissions.READ_ONLY:
+        problem = f"{name} may change nothing"
+        yield Finding(keys, problem, "name one that may write", reads=((*here, "permissions"),))
+    fallen_back = (agent.fallen_back().cli_tool,) if agent.fallback is not None else ()
+    for tool in dict.fromkeys((agent.cli_tool, *fallen_back)):
+        if _is_silent(tool, config.tools):
+            problem = f"{name} runs {tool}, which does not say how it ended"
+            remedy = "name an agent whose tool does, or give the tool's section success, or jsonl with finished"
+            yield Finding(keys, problem, remedy, reads=((*here, "cli_tool"), ("tools", tool)))
+
+
+def _is_silent(tool: str, declared: Mapping[str, ToolConfig]) -> bool:
+    return not declared[tool].reports if tool in declared else tool.rpartition("/")[2] in SILENT
 
 
 def _agent_mail(server: AgentMailConfig) -> Iterator[Finding]:
@@ -438,7 +505,7 @@ def _lacking(tool: str, declared: Mapping[str, ToolConfig]) -> frozenset[Permiss
 def _schedule(here: Keys, agent: AgentDefinition, zone: ZoneInfo) -> Iterator[Finding]:
     keys, layer = (*here, "schedule"), (*here, "layer")
     if agent.schedule is not None:
-        yield from _cron(keys, agent.schedule, zone)
+        yield from _misfit(keys, cron.validate, agent.schedule, zone)
         if agent.layer in _NO_SCHEDULE:
             why = f"{_NO_SCHEDULE[agent.layer]} and takes no schedule"
             yield Finding(keys, why, 'remove it, or make the layer "Core"', reads=(layer,))
@@ -517,13 +584,15 @@ def _program(keys: Keys, program: str) -> Iterator[Finding]:
     yield from _no_nul(keys, program)
 
 
-def _arguments(keys: Keys, arguments: tuple[str, ...]) -> Iterator[Finding]:
+def _arguments(
+    keys: Keys, arguments: tuple[str, ...], instead: str = "put it into the agent's env"
+) -> Iterator[Finding]:
     for index, argument in enumerate(arguments):
         if "${" in argument:
             yield Finding(
                 (*keys, index),
                 "'${...}' is not expanded here: the value would be visible to everybody in ps",
-                "put it into the agent's env",
+                instead,
             )
         yield from _no_nul((*keys, index), argument)
 
@@ -539,9 +608,9 @@ def _variable(keys: Keys, name: str, value: str) -> Iterator[Finding]:
     yield from _no_nul(place, value)
 
 
-def _cron(keys: Keys, expression: str, zone: ZoneInfo) -> Iterator[Finding]:
+def _misfit(keys: Keys, validate: Callable[..., None], *values: object) -> Iterator[Finding]:
     try:
-        cron.validate(expression, zone)
+        validate(*values)
     except Misfit as misfit:
         yield Finding(keys, misfit.problem, misfit.remedy)
 

@@ -65,6 +65,9 @@ _SECTIONS: dict[type[attrs.AttrsInstance], str] = {
     AgentDefinition: "[[agents]]",
 }
 
+_ARRAYS = {"gate": 'write each of its words by itself: ["pytest", "-q"]; a shell\'s line as ["sh", "-c", "LINE"]'}
+"""What to do about arrays that are easily taken for something else."""
+
 _NOT_KEYS = frozenset({"source"})
 """Fields that the loader sets."""
 
@@ -149,7 +152,7 @@ def _field_hook(attribute: attrs.Attribute[Any], converter: Converter) -> Hook:
         return _only(list, "an array of tables", hook, "write [[agents]] above each agent")
     kinds = get_args(attribute.type) if isinstance(attribute.type, UnionType) else (attribute.type,)
     if any(get_origin(kind) is tuple for kind in kinds):
-        return _only(list, "an array", hook)
+        return _only(list, "an array", hook, _ARRAYS.get(attribute.name))
     if get_origin(attribute.type) is Mapping:
         return _only(dict, "a table", hook)
     return hook
@@ -260,6 +263,8 @@ def _walk(error: BaseException, here: Keys, stand_in: object) -> Iterator[tuple[
 
 
 def _unknown(key: str, section: type[attrs.AttrsInstance]) -> str:
+    if f"{key}s" in _keys(section):
+        return f"did you mean '{key}s'?"  # [[agent]], whose singular is a key elsewhere
     for other, where in _SECTIONS.items():
         if key in _keys(other):
             return f"it belongs to {where}"

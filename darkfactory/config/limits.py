@@ -38,6 +38,8 @@ _SOME_TIME = Limit(0, _CENTURY, above=True)
 _FRACTION = Limit(0, 1)
 _SIZE = Limit(1, 2**63 - 1)
 """What the kernel's limits can hold."""
+WEIGHT = Limit(0, 1000)
+"""Of a kind of finding: what they are called is no matter of ours."""
 
 _LIMITS = {
     "backoff_jitter": _FRACTION,
@@ -49,6 +51,7 @@ _LIMITS = {
     "cooldown_secs": _TIME,
     "critical_threshold": _FRACTION,
     "eval_interval_secs": _SOME_TIME,
+    "gate_timeout_secs": _SOME_TIME,
     "grace_secs": _TIME,
     "hysteresis": _FRACTION,
     "jitter_secs": _TIME,
@@ -56,10 +59,12 @@ _LIMITS = {
     "keep_days": Limit(0, 36500),
     "keep_runs": Limit(0),
     "linger_secs": _TIME,
+    "lookback_hours": Limit(0, 366 * 24, above=True),
     "max_concurrent_runs": Limit(1),
     "max_cost_usd": Limit(0, above=True),
     "max_duration_secs": _SOME_TIME,
     "max_memory_bytes": _SIZE,
+    "max_open_prs": Limit(1),
     "max_output_bytes": _SIZE,
     "max_restarts": Limit(0),
     "max_runs_per_day": Limit(1),

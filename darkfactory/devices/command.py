@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Final
 
 import trio
@@ -63,6 +65,12 @@ async def run_command(launcher: Launcher, spec: LaunchSpec, *, secs: float, grac
         spec.stderr.unlink(missing_ok=True)
     ended = (heard.why or f"did not end within {secs:g} s") if code is None else None
     return Completed(code, bytes(heard.stdout), bytes(heard.stderr), ended, heard.too_much)
+
+
+def absolute_path(environ: Mapping[str, str]) -> str:
+    """The PATH of an environment without relative entries: those would be looked up where agents write."""
+    path = environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join(entry for entry in path if entry.startswith("/"))
 
 
 def last_words(stderr: bytes) -> str:

@@ -30,7 +30,7 @@ from typing import Final
 
 from attrs import define, evolve, field, frozen
 
-from darkfactory.devices.command import last_words, run_command
+from darkfactory.devices.command import absolute_path, last_words, run_command
 from darkfactory.devices.process import Launcher, LaunchSpec
 from darkfactory.errors import OrchestratorError, SpawnFailed
 
@@ -120,7 +120,9 @@ _NAMED: Final = {
 class GitError(OrchestratorError):
     """A git command has failed, could not be started, or did not end in time."""
 
-    def __init__(self, argv: tuple[str, ...], exit_code: int | None, tail: str, output: bytes = b"") -> None:
+    def __init__(
+        self, argv: tuple[str, ...], exit_code: int | None, tail: str, output: bytes = b"", *, too_much: bool = False
+    ) -> None:
         what = "failed" if exit_code is None else f"ended with {exit_code}"
         super().__init__(f"git {argv[0]} {what}: {tail or 'it said nothing'}")
         self.argv = argv
@@ -131,6 +133,8 @@ class GitError(OrchestratorError):
         """The end of what it said on stderr, or why we ended it; cut, and safe to print."""
         self.output = output
         """What it had printed."""
+        self.too_much = too_much
+        """It printed more than we take; of a part of the question it might print less."""
 
 
 @define(eq=False)
@@ -178,15 +182,14 @@ class Git:
             remedy = "; install git (2.31 or newer)" if failure.reason == "tool_missing" else ""
             raise GitError(argv, None, f"{failure.reason}: {failure.detail}{remedy}") from failure
         if done.ended is not None:
-            raise GitError(argv, None, f"it {done.ended}, and was ended")
+            raise GitError(argv, None, f"it {done.ended}, and was ended", too_much=done.too_much)
         if done.exit_code != 0 or done.too_much or (silent and done.stderr):
-            raise GitError(argv, done.exit_code, last_words(done.stderr), done.stdout)
+            tail = last_words(done.stderr)
+            raise GitError(argv, done.exit_code, tail, done.stdout, too_much=done.too_much)
         return done.stdout
 
     def _environment(self, variables: Mapping[str, str], overrides: Mapping[str, str]) -> dict[str, str]:
-        # a relative entry would be looked up where agents write
-        path = [entry for entry in self.environ.get("PATH", os.defpath).split(os.pathsep) if entry.startswith("/")]
-        env = {**_ENVIRONMENT, "PATH": os.pathsep.join(path), "HOME": str(self.scratch), **variables}
+        env = {**_ENVIRONMENT, "PATH": absolute_path(self.environ), "HOME": str(self.scratch), **variables}
         env["GIT_CONFIG_COUNT"] = str(len(overrides))
         for number, (key, value) in enumerate(overrides.items()):
             env[f"GIT_CONFIG_KEY_{number}"] = key
@@ -243,7 +246,7 @@ class Repository:
                 *words, cwd=work_tree, variables=variables, overrides=self.overrides, silent=silent
             )
         except GitError as error:
-            raise GitError(argv, error.exit_code, error.tail, error.output) from error
+            raise GitError(argv, error.exit_code, error.tail, error.output, too_much=error.too_much) from error
 
 
 def _unfit(common: Path) -> str | None:

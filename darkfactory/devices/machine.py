@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from attrs import field, frozen
 
-from darkfactory.devices import containment, threads
+from darkfactory.devices import containment, segments, threads
 from darkfactory.devices.agent_mail import LeaseServer
 from darkfactory.devices.cgroup import Cgroups, NoCgroup
 from darkfactory.devices.clock import CivilClock, SystemClock
@@ -21,6 +22,7 @@ from darkfactory.devices.handoffs import HandoffFiles, HandoffStore
 from darkfactory.devices.journal import FileJournal, Journal
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.devices.process import Launcher
+from darkfactory.devices.reviews import ReportFiles, ReviewDevices
 from darkfactory.devices.runstore import RunDirectories, RunStore
 from darkfactory.devices.segments import Line
 from darkfactory.devices.statedir import StateDir
@@ -63,6 +65,8 @@ class Machine:
     in_thread: threads.InThread = threads.in_thread
     leases: LeaseServer | None = None
     """Who gives leases besides the gate; None where nobody does."""
+    review: ReviewDevices | None = None
+    """None where the fleet has no review."""
 
 
 @contextmanager
@@ -76,6 +80,7 @@ def open_machine(
     open_files: int | None = None,
     leases: Callable[[str], LeaseServer] | None = None,
     isolates: bool = False,
+    reviews: bool = False,
 ) -> Iterator[Machine]:
     """The real machine, with the state directory locked for us and a guard that waits for our death.
 
@@ -83,7 +88,7 @@ def open_machine(
 
     `adopts`: this process is a child subreaper, and the orphans that come to it are those of runs. `open_files`: the
     soft limit that runs get in place of ours. `isolates`: runs write to worktrees as well. `leases` is told by what
-    this factory can be told from all others.
+    this factory can be told from all others. `reviews`: the repository is reviewed.
 
     Raises AlreadyRunning, StateDirError, JournalDamaged, or NoCgroup where one was demanded; then nothing is held.
     """
@@ -111,11 +116,26 @@ def open_machine(
                     contained=contained,
                     environ=dict(os.environ),
                     leases=leases(directory.instance) if leases is not None else None,
+                    review=_review_devices(directory, launcher) if reviews else None,
                 )
         finally:
             journal.close()
     finally:
         directory.close()
+
+
+def _review_devices(directory: StateDir, launcher: RealLauncher) -> ReviewDevices:
+    from darkfactory.devices.github import GitHub  # most fleets have no review
+    from darkfactory.devices.scan import GitScanner
+
+    reports = ReportFiles(directory.reviews)
+    git = Git(launcher, reports.scratch, os.environ)
+    return ReviewDevices(
+        scanner=GitScanner(git),
+        forge=GitHub(launcher, git, reports.scratch, os.environ),
+        reports=reports,
+        lines=partial(segments.since, directory.journal),
+    )
 
 
 def _prepare(store: WorktreeStore) -> None:

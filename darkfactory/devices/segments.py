@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -175,6 +175,22 @@ def look(directory: Path) -> list[Line]:
     _refuse_damaged(found)
     decoded = (decode(raw) for segment in found for raw in segment.records())
     return [line for line in decoded if line is not None]
+
+
+def since(directory: Path, utc: datetime, kinds: Collection[str]) -> list[Line]:
+    """The records of these kinds from then on, oldest first, as far back as segments are kept. Changes nothing.
+
+    What cannot be read is passed over: it is the next start that refuses. OSError if a file cannot be read.
+    """
+    wanted = [f'"kind":{json.dumps(kind)}'.encode() for kind in kinds]
+    found: list[list[Line]] = []
+    for path in reversed(paths(directory)):
+        lines = (decode(raw) for raw in path.read_bytes().split(b"\n") if any(word in raw for word in wanted))
+        found.append([line for line in lines if line is not None and datetime.fromisoformat(line["utc"]) >= utc])
+        head = _head(path)
+        if head is not None and head < utc:
+            break
+    return [line for lines in reversed(found) for line in lines]
 
 
 def recover(directory: Path) -> list[Segment]:

@@ -51,7 +51,7 @@ def write_atomically(path: Path, text: str, *, sync: bool) -> None:
         raise
 
 
-_OURS = {"lock", "fleet.json", "handoffs", "journal", "runs", "worktrees"}
+_OURS = {"lock", "fleet.json", "handoffs", "journal", "reviews", "runs", "worktrees"}
 """What a state directory may hold before its first factory: somebody may have mounted a disk in a room of it."""
 
 
@@ -116,6 +116,11 @@ class StateDir:
     def worktrees(self) -> Path:
         """Where worktrees are, once there was one."""
         return self.path / "worktrees"
+
+    @property
+    def reviews(self) -> Path:
+        """Where reviews have their reports, once there was one."""
+        return self.path / "reviews"
 
     def close(self) -> None:
         """Let the next factory in."""

@@ -26,8 +26,10 @@ from attrs import asdict, evolve, field, frozen
 
 from darkfactory.devices.git import OBJECT
 from darkfactory.devices.statedir import write_atomically
+from darkfactory.model.review import BRANCH_PREFIX
 
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_REVIEW_BRANCH: Final = re.compile(re.escape(BRANCH_PREFIX) + r"[a-z0-9][a-z0-9-]*")
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -230,7 +232,7 @@ def _record(line: Any, run_id: str) -> Record:
     good = (
         record.run == run_id
         and _RUN_ID.fullmatch(run_id)
-        and record.branch == branch_of(record.agent, run_id)
+        and (record.branch == branch_of(record.agent, run_id) or _REVIEW_BRANCH.fullmatch(record.branch))
         and OBJECT.fullmatch(record.commit)
         and (record.base is None or (isinstance(record.base, str) and record.base.startswith("refs/heads/")))
     )

@@ -33,6 +33,7 @@ from darkfactory.devices import threads
 from darkfactory.devices.git import NOBODY, OBJECT, Git, GitError, Repository
 from darkfactory.devices.worktree_store import Record, WorktreeStore, branch_of, delete, opened
 from darkfactory.errors import SpawnFailed
+from darkfactory.model.review import BRANCH_PREFIX
 
 MAKE_SECS: Final = 60.0
 """The longest that making one may take, with the wait for the repository's lock and the checkout of its files."""
@@ -63,6 +64,17 @@ class Worktree:
 
 
 @frozen
+class Start:
+    """Where a worktree begins, if not at HEAD on a branch that is named after its run."""
+
+    commit: str
+    base: str
+    """The branch that its work is measured against; without `refs/heads/`."""
+    branch: str
+    """A new one, below `model.review.BRANCH_PREFIX`."""
+
+
+@frozen
 class Settled:
     """What became of a worktree when its run was over."""
 
@@ -77,15 +89,20 @@ class Settled:
     """Those on its branches that the branch that it began on does not contain."""
     rescued: int = 0
     """Files that had been changed and not committed; that was done for it."""
+    commit: str | None = None
+    """Where these commits end; None where there are none."""
 
 
 class Worktrees(Protocol):
     """Makes worktrees, and settles them."""
 
-    async def make(self, run_id: str, agent: str, working_dir: Path, created: datetime) -> Worktree:
+    async def make(
+        self, run_id: str, agent: str, working_dir: Path, created: datetime, start: Start | None = None
+    ) -> Worktree:
         """A worktree on a new branch, from the commit that HEAD is at in the repository of `working_dir`.
 
-        SpawnFailed("worktree") if there is none to be had. Whether it was made or not, `settle` or `leave` follows.
+        SpawnFailed("worktree") if there is none to be had, SpawnFailed("branch_taken") if `start` names a branch that
+        is there. Whether it was made or not, `settle` or `leave` follows.
         """
         ...
 
@@ -110,6 +127,13 @@ class Worktrees(Protocol):
 
     def kept(self) -> int:
         """How many there are besides those of the runs that live. A glance at a directory."""
+        ...
+
+    async def retire(self) -> None:
+        """Remove the worktrees that reviews have left and whose work is on its branch; the branches stay.
+
+        Whatever was made there since they were settled, by a gate, goes with them.
+        """
         ...
 
     async def bury(self) -> str | None:
@@ -151,11 +175,13 @@ class WorktreeDirectories:
     _limiter: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(4))
     _number: count[int] = field(factory=lambda: count(1))
 
-    async def make(self, run_id: str, agent: str, working_dir: Path, created: datetime) -> Worktree:
+    async def make(
+        self, run_id: str, agent: str, working_dir: Path, created: datetime, start: Start | None = None
+    ) -> Worktree:
         """See `Worktrees.make`; within `MAKE_SECS`."""
         try:
             with trio.fail_after(MAKE_SECS):
-                return await self._make(run_id, agent, working_dir, created)
+                return await self._make(run_id, agent, working_dir, created, start)
         except trio.TooSlowError:
             why = f"it was not made within {MAKE_SECS:g} s: is the repository very large, or its disk slow?"
         except (GitError, OSError, RuntimeError) as error:
@@ -164,9 +190,19 @@ class WorktreeDirectories:
             why = str(error)
         raise SpawnFailed("worktree", f"{why} (it is never run in the shared checkout instead)")
 
-    async def _make(self, run_id: str, agent: str, working_dir: Path, created: datetime) -> Worktree:
-        common, prefix, commit, base = await self._find(working_dir)
+    async def _make(
+        self, run_id: str, agent: str, working_dir: Path, created: datetime, start: Start | None
+    ) -> Worktree:
+        branch = branch_of(agent, run_id)
+        if start is None:
+            common, prefix, commit, base = await self._find(working_dir)
+        else:
+            common, prefix = await self._find_any(working_dir)
+            commit, base, branch = start.commit, f"refs/heads/{start.base}", start.branch
         repository = await self.git.open(common)
+        if start is not None and await repository.run("for-each-ref", f"refs/heads/{branch}"):
+            remedy = "merge it or delete it: git branch -D"
+            raise SpawnFailed("branch_taken", f"there is a branch {branch} already; {remedy} {branch}")
         self.store.prepare()
         if (held := self.store.hold(run_id)) is None:
             raise GitError(("worktree",), None, "somebody else has a worktree of that name")
@@ -176,7 +212,7 @@ class WorktreeDirectories:
             agent=agent,
             common=str(common),
             prefix=prefix,
-            branch=branch_of(agent, run_id),
+            branch=branch,
             commit=commit,
             base=base,
             created=created.isoformat(),
@@ -214,6 +250,12 @@ class WorktreeDirectories:
             raise GitError(("rev-parse",), 0, f"{working_dir} is no place in a checkout that can be made again")
         common, prefix, _, commit, head, _ = lines
         return Path(common), prefix, commit, head if _BRANCH.fullmatch(head) else None
+
+    async def _find_any(self, place: Path) -> tuple[Path, str]:
+        """Common directory of a repository, which may be bare and have HEAD anywhere, and the place in it."""
+        told = await self.git.run("rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix", cwd=place)
+        common, prefix, *_ = os.fsdecode(told).split("\n")
+        return Path(common), prefix
 
     async def settle(self, run_id: str, why: str) -> Settled | None:
         """See `Worktrees.settle`."""
@@ -270,7 +312,8 @@ class WorktreeDirectories:
         kept = "; ".join([*reasons, *([oddity] if oddity is not None else [])])
         self.store.write(evolve(record, kept=kept))
         branches = tuple(name.removeprefix("refs/heads/") for name in ours)
-        return evolve(_settled(record, self.store, kept), branches=branches, commits=commits, rescued=rescued)
+        settled = _settled(record, self.store, kept)
+        return evolve(settled, branches=branches, commits=commits, rescued=rescued, commit=tip if commits else None)
 
     def leave(self, run_id: str, *, alone: bool) -> None:
         """See `Worktrees.leave`."""
@@ -292,6 +335,22 @@ class WorktreeDirectories:
     def kept(self) -> int:
         """See `Worktrees.kept`."""
         return sum(run_id not in self._held for run_id in self.store.run_ids())
+
+    async def retire(self) -> None:
+        """See `Worktrees.retire`. Cancelled, the next one goes on; what cannot be looked at stays, and is listed."""
+        await trio.lowlevel.checkpoint()
+        for record in self.store.all():
+            if record.kept is None or not record.branch.startswith(BRANCH_PREFIX) or not self._hold(record.run):
+                continue
+            try:
+                repository = await self.git.open(Path(record.common))
+                state = await self._look(repository, record)
+                if state.oddity is None and state.tip in state.ours.values():
+                    await self._remove(repository, record, {})
+            except (GitError, OSError):
+                continue
+            finally:
+                self._let_go(record.run)
 
     async def bury(self) -> str | None:
         """See `Worktrees.bury`. Cancelled, the deletion goes on until the process ends, and then by the next life."""

@@ -14,6 +14,7 @@ from darkfactory.model.ends import Reason
 from darkfactory.model.events import Moment
 from darkfactory.model.fleet import AgentDefinition, AgentLayer
 from darkfactory.model.messages import Message
+from darkfactory.model.review import Errand
 from darkfactory.model.routing import Route
 
 
@@ -26,14 +27,17 @@ class Cause(Enum):
     """A message waits for an on-demand agent."""
     HANDOFF = "handoff"
     """The same; the oldest that waits is a handoff."""
+    REVIEW = "review"
+    """The compound review wants something improved."""
     OPERATOR = "operator"
     """A person, or the program that embeds the factory."""
 
 
 FOR_MESSAGES: Final = (Cause.MESSAGE, Cause.HANDOFF)
 """Causes of requests that stand for the messages that wait for an agent."""
-LEVEL: Final = frozenset({Cause.ALWAYS_ON, *FOR_MESSAGES})
-"""Causes that last: a request is made anew at every look, for as long as an agent is always on or a message waits."""
+LEVEL: Final = frozenset({Cause.ALWAYS_ON, *FOR_MESSAGES, Cause.REVIEW})
+"""Causes that last: a request is made anew at every look, for as long as an agent is always on, a message waits, or a
+review does."""
 
 
 @frozen
@@ -63,6 +67,13 @@ class Refuse:
 
 
 Admission = Admit | Queue | Refuse
+
+
+@frozen
+class Begun:
+    """A review has begun."""
+
+    review: str
 
 
 @frozen
@@ -133,6 +144,8 @@ class StartRun:
     """What its prompt tells besides the task."""
     warm: bool = False
     """A process of that id waits for it (`StartWarm`); should that be lost, the run starts another one."""
+    errand: Errand | None = None
+    """What it is to do instead of its agent's task, for a review."""
 
 
 @frozen
@@ -223,11 +236,24 @@ class Redefine:
 
 
 @frozen
+class BeginReview:
+    """Review, once all records given so far are durable."""
+
+    review: str
+    dry_run: bool
+
+
+@frozen
+class StopReview:
+    """End the review that is under way: the factory stops."""
+
+
+@frozen
 class Answer:
     """Tell an asker what became of the request."""
 
     request: int
-    outcome: Admission | Held | Resumed | Delivery
+    outcome: Admission | Held | Resumed | Delivery | Begun
 
 
 @frozen
@@ -248,4 +274,7 @@ Starting = StartRun | StartWarm
 Stopping = StopRun | StopAgent | StopLayer
 """Whatever ends some."""
 
-Action = Record | Starting | Stopping | Drifting | ReadDefinition | Redefine | Answer | Finish
+Reviewing = BeginReview | StopReview
+"""What the reviewer is told."""
+
+Action = Record | Starting | Stopping | Drifting | Reviewing | ReadDefinition | Redefine | Answer | Finish

@@ -16,6 +16,7 @@ from darkfactory.model.ends import Verdict
 from darkfactory.model.fleet import AgentDefinition
 from darkfactory.model.messages import HandoffContext, Sent
 from darkfactory.model.providers import Spending
+from darkfactory.model.review import CompoundReviewResult, Errand
 from darkfactory.model.signals import Totals, Waiting
 
 
@@ -58,6 +59,16 @@ class Spawn(ScheduleEvent):
 
 
 @frozen
+class CompoundReview(ScheduleEvent):
+    """An occurrence of the review's schedule is due."""
+
+    occurrence: datetime
+    """See `Spawn`."""
+    first_missed: datetime | None = None
+    """See `Spawn`."""
+
+
+@frozen
 class ToolsChecked(Event):
     """Which agents' programs cannot be found now; told when it changed."""
 
@@ -94,6 +105,8 @@ class WorktreeMade(Event):
     branch: str
     commit: str
     """Where the branch began."""
+    cwd: Path
+    """The directory in it that the run works in."""
 
 
 @frozen
@@ -111,6 +124,8 @@ class WorktreeSettled(Event):
     """Those on them that the branch that it began on does not contain."""
     rescued: int = 0
     """Changed files that were committed for it."""
+    commit: str | None = None
+    """Where its work ends; None where there is none."""
 
 
 @frozen
@@ -171,6 +186,8 @@ class RunEnded(Event):
     """See `OutputSeen.spent`."""
     sent: Sent = field(factory=Sent)
     """What it wrote for other agents; of a run that succeeded."""
+    answer: str = ""
+    """Of a review's run: its last answer."""
 
 
 @frozen
@@ -247,6 +264,37 @@ class HandoffAsked(Event):
     """Stamped: id, sender, receiver and time are set, and both are agents."""
     file: str
     request: int
+
+
+@frozen
+class ReviewAsked(Event):
+    """A person or a program wants a review now."""
+
+    dry_run: bool | None
+    """None for what the configuration says."""
+    request: int
+
+
+@frozen
+class ErrandAsked(Event):
+    """A review wants an agent to improve something."""
+
+    errand: Errand
+
+
+@frozen
+class ErrandWithdrawn(Event):
+    """A review does not wait for its agent any longer; a run that lives is stopped."""
+
+    review: str
+    why: str
+
+
+@frozen
+class ReviewEnded(Event):
+    """A review is over, and its reports are written."""
+
+    result: CompoundReviewResult
 
 
 @frozen

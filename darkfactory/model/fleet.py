@@ -123,6 +123,8 @@ LACKING: Mapping[str, frozenset[Permissions]] = MappingProxyType({"pi": frozense
 WAIT_FOR_PROMPT = frozenset({"codex", "demo", "pi"})
 """Built-in tools that may be started before there is a prompt: they wait for the end of their standard input, however
 long that takes, and use nothing meanwhile. Most of the others give up after seconds (docs/tools.md)."""
+SILENT = frozenset({"bash"})
+"""Built-in tools that do not say how they ended: all that there is of it is an exit code."""
 
 
 @frozen(repr=False)
@@ -208,7 +210,7 @@ class CompoundReviewConfig:
     remote: str = "origin"
     """Where branches are pushed to: the name of a remote of the repository, or a URL."""
     github_repo: str | None = None
-    """`[HOST/]OWNER/REPO` of the pull requests; None for what the remote's URL says."""
+    """`[HOST[:PORT]/]OWNER/REPO` of the pull requests; None for what the remote's URL says."""
     max_open_prs: int = 3
     weights: Mapping[str, float] = field(factory=dict)
     """By kind of finding; the others have their default (`model.review.DEFAULT_WEIGHTS`)."""
@@ -299,6 +301,11 @@ class ToolConfig:
     """None for a program that prints no such events."""
     provider: str | None = None
     """Whom it calls, unless its agent names another; None for nobody that has limits."""
+
+    @property
+    def reports(self) -> bool:
+        """It says how it ended: a line or an event is declared for that."""
+        return self.success is not None or (self.jsonl is not None and bool(self.jsonl.finished or self.jsonl.failed))
 
 
 DEFAULT_ENV_PASS = ("PATH", "HOME", "LANG", "LC_*", "TZ", "TMPDIR")
@@ -469,8 +476,9 @@ class OrchestratorConfig:
 
     @property
     def isolates(self) -> bool:
-        """Some agent's runs have worktrees of their own."""
-        return any(agent.isolation is Isolation.WORKTREE for agent in self.agents)
+        """Some runs have worktrees of their own."""
+        reviews = self.compound_review is not None
+        return reviews or any(agent.isolation is Isolation.WORKTREE for agent in self.agents)
 
     def providers_in_use(self) -> frozenset[str]:
         """Those of the agents and of their fallbacks."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
+from pathlib import Path
 from typing import Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 BRANCH_PREFIX: Final = "darkfactory/review/"
 """Of the branches that reviews make: `darkfactory/review/<date>-<finding>`."""
@@ -396,3 +397,120 @@ class CompoundReviewResult:
     """From which one on."""
     commits: int = 0
     """How many lay between the two."""
+    left_out: tuple[str, ...] = ()
+    """See `Scan.left_out`."""
+
+
+REVIEWED: Final = frozenset(
+    {
+        ReviewOutcome.NOTHING_FOUND,
+        ReviewOutcome.DRY_RUN,
+        ReviewOutcome.IMPROVED,
+        ReviewOutcome.PR_CREATED,
+        ReviewOutcome.PR_EXISTS,
+        ReviewOutcome.DECLINED,
+    }
+)
+"""After these the next review goes on where this one ended; after any other it looks at the same commits once more."""
+
+PR_OWED: Final = frozenset(
+    {
+        ReviewOutcome.NO_REMOTE,
+        ReviewOutcome.GH_MISSING,
+        ReviewOutcome.GH_LOGGED_OUT,
+        ReviewOutcome.PUSH_FAILED,
+        ReviewOutcome.PR_FAILED,
+    }
+)
+"""After these an improvement is finished but for its pull request, which the next review opens."""
+
+
+# What is remembered and ordered.
+
+
+@frozen
+class Errand:
+    """What a review has an agent do, in a worktree on a branch of its own."""
+
+    review: str
+    agent: str
+    task: str
+    """What it is told instead of its own task."""
+    repo: Path
+    commit: str
+    """Where the branch begins."""
+    base: str
+    """The base branch."""
+    branch: str
+
+
+@frozen
+class Handled:
+    """What an earlier review did about a finding."""
+
+    on: datetime
+    """UTC."""
+    outcome: ReviewOutcome
+    branch: str | None = None
+    commit: str | None = None
+    """Where the branch ended when the review left it."""
+    pr_url: str | None = None
+
+    def __str__(self) -> str:
+        where = self.pr_url or self.branch
+        return f"on {self.on:%Y-%m-%d}: {self.outcome.value}" + (f", {where}" if where else "")
+
+
+HANDLED: Final = 200
+"""Findings of which is remembered what was done about them, the newest."""
+
+
+@frozen
+class ReviewMemory:
+    """What reviews leave to those after them. Times are UTC."""
+
+    schedule: str | None = None
+    """The text that the cursor belongs to; None while there is none."""
+    cursor: datetime | None = None
+    """The newest occurrence that was dealt with, or when the schedule was armed."""
+    begun_so_far: int = 0
+    alive: str | None = None
+    """The review that has begun and not ended."""
+    failures: int = 0
+    """The reviews in a row that failed, up to the last one."""
+    commit: str | None = None
+    """Up to where the base branch was reviewed."""
+    told_until: datetime | None = None
+    """Up to when the fleet's own story was read."""
+    handled: Mapping[str, Handled] = field(factory=dict)
+    """By finding; the newest last."""
+
+    def begun(self, review: str, occurrence: datetime | None) -> ReviewMemory:
+        """A review has begun."""
+        cursor = occurrence if occurrence is not None else self.cursor
+        return evolve(self, alive=review, cursor=cursor, begun_so_far=self.begun_so_far + 1)
+
+    def ended(
+        self,
+        outcome: ReviewOutcome,
+        *,
+        commit: str | None = None,
+        told_until: datetime | None = None,
+        finding: str | None = None,
+        handled: Handled | None = None,
+    ) -> ReviewMemory:
+        """It has ended; `commit` and `told_until` are None where it did not come to that."""
+        known = dict(self.handled)
+        if finding is not None and handled is not None:
+            known.pop(finding, None)
+            known[finding] = handled
+            while len(known) > HANDLED:
+                del known[next(iter(known))]
+        return evolve(
+            self,
+            alive=None,
+            failures=self.failures + 1 if outcome in FAILED_NIGHTS else 0,
+            commit=commit or self.commit,
+            told_until=told_until or self.told_until,
+            handled=known,
+        )

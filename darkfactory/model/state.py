@@ -10,10 +10,12 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from darkfactory.model.actions import Cause, Stop
+from darkfactory.model.actions import Cause, Refuse, Stop
+from darkfactory.model.ends import Verdict
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig, Reservation
 from darkfactory.model.messages import Mail
 from darkfactory.model.providers import Block, DaySpending, Minutes, Provider, RateLimitTracker, Spending
+from darkfactory.model.review import Errand, ReviewMemory
 from darkfactory.model.signals import Waiting
 
 
@@ -67,6 +69,8 @@ class Run:
     """Where a Moderate correction set its deadline."""
     stop: Stop | None = None
     """Set with phase STOPPING."""
+    errand: Errand | None = None
+    """What it does for a review, instead of its agent's task."""
 
 
 @frozen
@@ -168,6 +172,48 @@ class AgentState:
 
 
 @frozen
+class ErrandEnd:
+    """How a review's run ended."""
+
+    verdict: Verdict
+    answer: str
+    """The last thing that its agent said."""
+
+
+@frozen
+class ErrandWork:
+    """What became of the worktree of a review's run."""
+
+    path: Path
+    commit: str | None
+    """Where its work ends; None where there is none."""
+    kept: str | None
+    """See `events.WorktreeSettled`."""
+
+
+@frozen
+class Review:
+    """A review that is under way."""
+
+    id: str
+    dry_run: bool
+    began: datetime
+    """UTC."""
+    errand: Errand | None = None
+    """What it wants done, and no run has begun yet."""
+    refused: Refuse | None = None
+    """Why no run will begin."""
+    run: str | None = None
+    """The run that does it, or did."""
+    cwd: Path | None = None
+    """Where it works; None before it has a worktree."""
+    work: ErrandWork | None = None
+    """Set when its worktree is settled."""
+    end: ErrandEnd | None = None
+    """Set when it has ended."""
+
+
+@frozen
 class Stopping:
     """The factory stops, layer by layer."""
 
@@ -231,6 +277,11 @@ class State:
     """By key: those of the agents and of their fallbacks."""
     mail: Mail = field(factory=Mail)
     """Of agents that are declared."""
+    review: Review | None = None
+    """The one that is under way."""
+    reviews: ReviewMemory = field(factory=ReviewMemory)
+    only_review: bool = False
+    """The factory was started for a review: no agent runs for anything else."""
     undeclared: Durable = field(factory=lambda: Durable())
     """What the journal remembers of agents that are not in the fleet file; it stays as it was."""
 
@@ -274,5 +325,6 @@ class Durable:
     blocks: Mapping[str, Block] = field(factory=dict)
     """By provider; who tries is not remembered."""
     mail: Mail = field(factory=Mail)
+    reviews: ReviewMemory = field(factory=ReviewMemory)
     told_until: datetime | None = field(default=None, eq=False)
     """When the newest record was written: until then, at least, the factory lived. None where there is none."""

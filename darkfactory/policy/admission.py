@@ -46,7 +46,7 @@ class Surroundings:
     reserved: Queue | None = None
     """Who has taken what it reserves; None when it can have all of it."""
     worktrees: int = 0
-    """`Draft.worktrees_in_use`; asked for only where the agent wants one."""
+    """`Draft.worktrees_in_use`; asked for only where the run wants one."""
 
 
 def admit(agent: AgentState, request: Request, around: Surroundings) -> Queue | Refuse | None:
@@ -66,12 +66,17 @@ def unavailable(agent: AgentState) -> Refuse | None:
     return None
 
 
+def isolated(agent: AgentState, request: Request) -> bool:
+    """Whether the run would have a worktree of its own."""
+    return request.cause is Cause.REVIEW or agent.definition.isolation is Isolation.WORKTREE
+
+
 def _refusal(agent: AgentState, request: Request, around: Surroundings) -> Refuse | None:
     definition = agent.definition
     refusal = unavailable(agent)
     if refusal is not None:
         return refusal
-    if request.cause is Cause.OPERATOR and definition.layer is AgentLayer.SAFETY:
+    if request.cause in (Cause.OPERATOR, Cause.REVIEW) and definition.layer is AgentLayer.SAFETY:
         return Refuse("always_on", "an agent of the Safety layer is started by the factory alone")
     limit = definition.max_runs_per_day
     today = around.when.utc.astimezone(around.config.timezone).date()
@@ -107,7 +112,7 @@ def _wait(agent: AgentState, request: Request, around: Surroundings) -> Queue | 
     if around.reserved is not None:
         return around.reserved
     limit = around.config.max_worktrees
-    if agent.definition.isolation is Isolation.WORKTREE and around.worktrees >= limit:
+    if isolated(agent, request) and around.worktrees >= limit:
         remedy = "merge what is worth it, then remove some: darkfactory worktrees FLEET --prune"
         return Queue(
             "max_worktrees", f"{around.worktrees} worktrees are kept or in use, max_worktrees is {limit}; {remedy}"

@@ -31,6 +31,7 @@ from darkfactory.policy import (
     providers,
     redefinition,
     restart,
+    review,
     shutdown,
     siblings,
 )
@@ -55,15 +56,18 @@ def initial(
     seed: int = 0,
     announcing: Collection[str] = (),
     resume: Collection[str] = (),
+    only_review: bool = False,
 ) -> tuple[State, tuple[Action, ...]]:
     """The state at the start: what is declared, and what the journal remembers of it.
 
     Runs that were alive become lost, new schedules begin now, and nothing starts yet: that takes the first
     `ToolsChecked`, which tells what can start at all. `announcing` names the agents whose tools announce themselves,
-    `resume` those whose hold a person ends with this start.
+    `resume` those whose hold a person ends with this start. With `only_review` nothing starts for anything else.
     """
     undeclared, mail = _undeclared(config, durable)
-    state = State(config, {}, sweep_at=when.at + SWEEP_SECS, seed=seed, mail=mail, undeclared=undeclared)
+    state = State(
+        config, {}, sweep_at=when.at + SWEEP_SECS, seed=seed, mail=mail, only_review=only_review, undeclared=undeclared
+    )
     draft = Draft.of(state, when)
     forgotten: set[tuple[str, Cause]] = set()
     draft.rate_limits = RateLimitTracker.of(durable.calls)
@@ -120,6 +124,7 @@ def initial(
             siblings.join(draft, name)
     for name in resume:
         _resume(draft, name)
+    review.remember(draft, durable.reviews)
     unknown = {*undeclared.cursors, *undeclared.holds, *undeclared.mail.boxes}
     if unknown:
         draft.record("state_kept", durable=False, agents=sorted(unknown), detail="no longer declared")
@@ -198,6 +203,16 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             _worktree_settled(draft, event)
         case events.Spawn():
             _occurrence(draft, event)
+        case events.CompoundReview():
+            review.due(draft, event)
+        case events.ReviewAsked():
+            review.asked(draft, event)
+        case events.ErrandAsked():
+            review.errand_asked(draft, event.errand)
+        case events.ErrandWithdrawn():
+            _errand_withdrawn(draft, event)
+        case events.ReviewEnded():
+            review.ended(draft, event.result)
         case events.RunStarted():
             _run_started(draft, event)
         case events.OutputSeen():
@@ -333,6 +348,7 @@ def _jittered(draft: Draft, name: str, occurrence: datetime) -> float:
 
 def _worktree_made(draft: Draft, event: events.WorktreeMade) -> None:
     run = draft.run(event.run_id)
+    review.worktree_made(draft, event)
     if run is not None:
         draft.change_run(run, worktree=event.path)
         draft.record(
@@ -348,6 +364,7 @@ def _worktree_made(draft: Draft, event: events.WorktreeMade) -> None:
 
 def _worktree_settled(draft: Draft, event: events.WorktreeSettled) -> None:
     run, path = event.run_id, str(event.path)
+    review.worktree_settled(draft, event)
     if event.kept is None:
         draft.record("worktree_removed", durable=False, run=run, agent=event.agent, worktree=path)
         return
@@ -432,6 +449,7 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
     verdict = event.verdict
     after = restart.AFTER[verdict.reason]
     totals = asdict(event.totals, filter=lambda _, value: bool(value))
+    review.run_ended(draft, event)
     messages.send(draft, run, event.sent)  # on the record before its end is, so that a crash between them loses nothing
     del draft.runs[run.id]
     draft.record(
@@ -488,6 +506,8 @@ _SAME_WORK: Final = {Again.CURED, Again.RETRIED, Again.REPEATED}
 
 def _plan_again(draft: Draft, run: Run, verdict: Verdict, bad_ends: int) -> Again | None:
     """Plan what follows a run's end, as far as it is planned now; which that is."""
+    if run.cause is Cause.REVIEW:
+        return None  # what follows is the review's to say
     agent = draft.agents[run.agent]
     layer = draft.config.layers[run.layer]
     again = restart.after(verdict.reason, run.layer)
@@ -560,6 +580,12 @@ def _exhausted(draft: Draft, run: Run, verdict: Verdict) -> bool:
     retries = draft.agents[run.agent].definition.retries
     owes = run.layer is AgentLayer.GROWTH and messages.owes(draft, run)
     return (run.attempt - run.excused > retries or verdict.retryable is False) and not owes
+
+
+def _errand_withdrawn(draft: Draft, event: events.ErrandWithdrawn) -> None:
+    run = review.withdrawn(draft, event)
+    if run is not None:
+        stop_run(draft, run, Reason.CANCELLED, event.why)
 
 
 def _start_asked(draft: Draft, event: events.StartAsked) -> None:

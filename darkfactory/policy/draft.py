@@ -21,8 +21,9 @@ from darkfactory.model.events import Moment
 from darkfactory.model.fleet import Isolation, OrchestratorConfig
 from darkfactory.model.messages import Mail
 from darkfactory.model.providers import Provider, RateLimitTracker
+from darkfactory.model.review import ReviewMemory
 from darkfactory.model.routing import Route
-from darkfactory.model.state import AgentState, Durable, Regroup, Request, Run, State, Stopping
+from darkfactory.model.state import AgentState, Durable, Regroup, Request, Review, Run, State, Stopping
 
 T = TypeVar("T")
 
@@ -81,6 +82,9 @@ class Draft:
     rate_limits: RateLimitTracker
     providers: dict[str, Provider]
     mail: Mail
+    review: Review | None
+    reviews: ReviewMemory
+    only_review: bool
     undeclared: Durable
     actions: list[Action] = field(factory=list)
     touched: dict[str, None] = field(factory=dict)
@@ -116,6 +120,9 @@ class Draft:
             rate_limits=state.rate_limits,
             providers=dict(state.providers),
             mail=state.mail,
+            review=state.review,
+            reviews=state.reviews,
+            only_review=state.only_review,
             undeclared=state.undeclared,
         )
 
@@ -140,6 +147,9 @@ class Draft:
             rate_limits=self.rate_limits,
             providers=self.providers,
             mail=self.mail,
+            review=self.review,
+            reviews=self.reviews,
+            only_review=self.only_review,
             undeclared=self.undeclared,
         )
         return state, tuple(self.actions)
@@ -181,7 +191,10 @@ class Draft:
 
     def worktrees_in_use(self) -> int:
         """Those that are kept, and those of the runs that live, which may not have them yet."""
-        isolated = (self.agents[name].definition.isolation is Isolation.WORKTREE for name in self.runs.values())
+        isolated = (
+            run.errand is not None or self.agents[run.agent].definition.isolation is Isolation.WORKTREE
+            for run in self.live()
+        )
         return self.worktrees + sum(isolated)
 
     def wake(self, name: str, at: float) -> None:

@@ -19,6 +19,7 @@ from darkfactory.model.ends import ErrorClass, Reason
 from darkfactory.model.events import Moment
 from darkfactory.model.messages import Mail, Message
 from darkfactory.model.providers import Block, DaySpending, RateLimitTracker, Spending
+from darkfactory.model.review import Handled, ReviewMemory, ReviewOutcome
 from darkfactory.model.state import Durable, Hold, Pending, State
 from darkfactory.policy.restart import AFTER, turned_away, within_period
 
@@ -59,6 +60,7 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
     spent_on: dict[str, DaySpending] = {}
     blocks: dict[str, Block] = {}
     mail = Mail()
+    reviews = ReviewMemory()
     told_until: datetime | None = None
 
     for line in lines:
@@ -72,7 +74,7 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 pending, alive, runs_on = dict(durable.pending), dict(durable.alive), dict(durable.runs_on)
                 calls = RateLimitTracker.of(durable.calls)
                 spent_on, blocks = dict(durable.spent_on), dict(durable.blocks)
-                mail = durable.mail
+                mail, reviews = durable.mail, durable.reviews
             case "schedule_armed":
                 cursors[agent] = (line["schedule"], utc)
                 pending.pop((agent, Cause.CRON), None)
@@ -134,6 +136,16 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                     bad_ends.setdefault(agent, []).append(utc)
                 if agent in runs_on and turned_away(reason, ErrorClass(error_class) if error_class else None):
                     runs_on[agent] = one_run_less(runs_on[agent])
+            case "review_armed":
+                reviews = evolve(reviews, schedule=line["schedule"], cursor=utc)
+            case "review_disarmed":
+                reviews = evolve(reviews, schedule=None, cursor=None)
+            case "review_begun":
+                reviews = reviews.begun(line["review"], instant(line["occurrence"]) if "occurrence" in line else None)
+            case "review_skipped":
+                reviews = evolve(reviews, cursor=instant(line["occurrence"]))
+            case "review_ended":
+                reviews = _review_ended(reviews, line)
             case "held":
                 holds[agent] = Hold(line["reason"], utc, line["detail"])
             case "resumed":
@@ -142,7 +154,9 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
             case _:
                 pass
     ends = {name: tuple(ends) for name, ends in bad_ends.items()}
-    return Durable(cursors, holds, ends, pending, alive, runs_on, calls.calls, spent_on, blocks, mail, told_until)
+    return Durable(
+        cursors, holds, ends, pending, alive, runs_on, calls.calls, spent_on, blocks, mail, reviews, told_until
+    )
 
 
 def durable_of(state: State, when: Moment) -> Durable:
@@ -184,7 +198,9 @@ def durable_of(state: State, when: Moment) -> Durable:
         if (waiting := tuple(message for message in box if message.expires > when.utc))
     }
     mail = Mail({**kept_boxes, **state.mail.boxes}, state.mail.known)
-    return Durable(cursors, holds, bad_ends, pending, dict(state.runs), runs_on, calls, spent_on, blocks, mail)
+    return Durable(
+        cursors, holds, bad_ends, pending, dict(state.runs), runs_on, calls, spent_on, blocks, mail, state.reviews
+    )
 
 
 def snapshot(durable: Durable, when: Moment) -> Record:
@@ -224,6 +240,7 @@ def snapshot(durable: Durable, when: Moment) -> Record:
             },
             "mail": [_line_of(message) for box in durable.mail.boxes.values() for message in box],
             "known": {each: timestamp(until) for each, until in durable.mail.known.items()},
+            "reviews": _told_of_reviews(durable.reviews),
         },
     )
 
@@ -253,6 +270,60 @@ def from_snapshot(line: Mapping[str, Any]) -> Durable:
             for provider, (until, times, error, detail) in line.get("blocks", {}).items()
         },
         mail=_mail(line),
+        reviews=_reviews(**line.get("reviews", {})),
+    )
+
+
+def _review_ended(reviews: ReviewMemory, line: Mapping[str, Any]) -> ReviewMemory:
+    utc, outcome, finding = instant(line["utc"]), ReviewOutcome(line["outcome"]), line.get("finding")
+    handled = Handled(utc, outcome, line.get("branch"), line.get("tip"), line.get("pr_url")) if finding else None
+    until = line.get("told_until")
+    return reviews.ended(
+        outcome,
+        commit=line.get("commit"),
+        told_until=instant(until) if until is not None else None,
+        finding=finding,
+        handled=handled,
+    )
+
+
+def _told_of_reviews(reviews: ReviewMemory) -> dict[str, Any]:
+    cursor, until = reviews.cursor, reviews.told_until
+    return {
+        "schedule": reviews.schedule,
+        "cursor": timestamp(cursor) if cursor is not None else None,
+        "begun_so_far": reviews.begun_so_far,
+        "alive": reviews.alive,
+        "failures": reviews.failures,
+        "commit": reviews.commit,
+        "told_until": timestamp(until) if until is not None else None,
+        "handled": [
+            [finding, timestamp(each.on), each.outcome.value, each.branch, each.commit, each.pr_url]
+            for finding, each in reviews.handled.items()
+        ],
+    }
+
+
+def _reviews(
+    schedule: str | None = None,
+    cursor: str | None = None,
+    begun_so_far: int = 0,
+    alive: str | None = None,
+    failures: int = 0,
+    commit: str | None = None,
+    told_until: str | None = None,
+    handled: Iterable[tuple[str, str, str, str | None, str | None, str | None]] = (),
+) -> ReviewMemory:
+    """From a snapshot."""
+    return ReviewMemory(
+        schedule,
+        instant(cursor) if cursor is not None else None,
+        begun_so_far,
+        alive,
+        failures,
+        commit,
+        instant(told_until) if told_until is not None else None,
+        {finding: Handled(instant(on), ReviewOutcome(outcome), *more) for finding, on, outcome, *more in handled},
     )
 
 

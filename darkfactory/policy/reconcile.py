@@ -15,10 +15,10 @@ from attrs import evolve
 from darkfactory.model.actions import FOR_MESSAGES, LEVEL, Cause, Queue, Refuse, Severity, StartRun, Stop, StopRun
 from darkfactory.model.actions import Admit as Admitted
 from darkfactory.model.ends import Reason
-from darkfactory.model.fleet import AgentLayer, Isolation
+from darkfactory.model.fleet import AgentLayer
 from darkfactory.model.providers import Spending
 from darkfactory.model.state import AgentState, Phase, Request, Run
-from darkfactory.policy import admission, limits, messages, pool, providers, reservations, siblings
+from darkfactory.policy import admission, limits, messages, pool, providers, reservations, review, siblings
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
 
@@ -42,8 +42,11 @@ def reconcile(draft: Draft) -> None:
 def _reconcile_agent(draft: Draft, name: str) -> None:
     agent = draft.agents[name]
     messages.expire(draft, name)
+    review.want_run(draft, name)
     if agent.run is not None:
         _hold_to_limits(draft, agent, agent.run)
+    elif draft.only_review:
+        return
     elif agent.definition.layer is AgentLayer.SAFETY and draft.stopping is None:
         draft.queue.setdefault((name, Cause.ALWAYS_ON), Request(name, Cause.ALWAYS_ON, wanted_at=draft.when.utc))
         draft.gate_moved = True
@@ -87,6 +90,8 @@ def drop(draft: Draft, request: Request, why: Refuse) -> None:
     """Tell that a request will not start. One that is wanted again at the next look is told when that changes."""
     draft.outcomes[request.key] = why
     agent = draft.agents[request.agent]
+    if request.cause is Cause.REVIEW:
+        review.refused(draft, why)
     if request.cause not in LEVEL:
         draft.record(
             "dropped",
@@ -121,7 +126,7 @@ def may_begin_instead(draft: Draft, request: Request) -> bool:
         draft.disk_low,
         provider,
         reserved=reserved,
-        worktrees=_worktrees(draft, agent),
+        worktrees=_worktrees(draft, request),
     )
     return admission.admit(agent, evolve(request, not_before=-inf), around) is None
 
@@ -151,7 +156,7 @@ def ask_gate(
         provider,
         waits,
         reserved,
-        _worktrees(draft, agent),
+        _worktrees(draft, request),
     )
     answer = admission.admit(agent, request, around)
     if answer is not None and answer is reserved:
@@ -159,8 +164,8 @@ def ask_gate(
     return answer
 
 
-def _worktrees(draft: Draft, agent: AgentState) -> int:
-    return draft.worktrees_in_use() if agent.definition.isolation is Isolation.WORKTREE else 0
+def _worktrees(draft: Draft, request: Request) -> int:
+    return draft.worktrees_in_use() if admission.isolated(draft.agents[request.agent], request) else 0
 
 
 def _pass_gate(draft: Draft, looked_at: Container[str]) -> None:
@@ -171,6 +176,9 @@ def _pass_gate(draft: Draft, looked_at: Container[str]) -> None:
     for request in siblings.in_start_order(draft):
         if request.cause in FOR_MESSAGES and not messages.waits(draft, request.agent):
             continue  # what it was for has expired while it waited, which is recorded
+        if draft.only_review and request.cause is not Cause.REVIEW:
+            waiting[request.key] = request
+            continue
         if request.agent not in looked_at and not draft.ask_all and _waits_on(draft, request, obstacle, known):
             waiting[request.key] = request
             continue
@@ -253,7 +261,8 @@ def _begin(draft: Draft, request: Request) -> Run:
     definition = agent.definition
     when = draft.when
     place = providers.choose(draft, request)
-    warm = None if place.fallback else pool.take(draft, definition.name)
+    errand = request.cause is Cause.REVIEW
+    warm = None if place.fallback or errand else pool.take(draft, definition.name)
     run_id = pool.run_id(draft, definition.name, draft.begun) if warm is None else warm.id
     run = Run(
         id=run_id,
@@ -270,6 +279,7 @@ def _begin(draft: Draft, request: Request) -> Run:
         leases=definition.reserve,
         spent=providers.ONE_CALL if place.provider is not None else Spending(),
         last_output=when.at if warm is not None and warm.said else None,  # it has announced itself
+        errand=review.begun(draft, run_id) if errand else None,
     )
     today = when.utc.astimezone(draft.config.timezone).date()
     so_far = agent.runs_on[1] if agent.runs_on is not None and agent.runs_on[0] == today else 0
@@ -285,7 +295,7 @@ def _begin(draft: Draft, request: Request) -> Run:
         runs_on=(today, so_far + 1),
     )
     siblings.begun(draft, definition.name)
-    given = messages.give(draft, run)
+    given = () if errand else messages.give(draft, run)
     draft.outcomes[request.key] = Admitted(run_id)
     draft.record(
         "run_begun",
@@ -312,6 +322,7 @@ def _begin(draft: Draft, request: Request) -> Run:
             fallback=run.fallback,
             messages=given,
             warm=warm is not None,
+            errand=run.errand,
         )
     )
     _reconcile_agent(draft, definition.name)

@@ -6,7 +6,7 @@ from typing import Final
 
 from attrs import evolve
 
-from darkfactory.model.actions import Finish, Severity, Stop, StopLayer
+from darkfactory.model.actions import Finish, Severity, Stop, StopLayer, StopReview
 from darkfactory.model.ends import Reason
 from darkfactory.model.events import ShutdownAsked
 from darkfactory.model.fleet import STOP_ORDER, AgentLayer
@@ -26,6 +26,8 @@ def ask(draft: Draft, event: ShutdownAsked) -> None:
         grace = 0.0 if event.kill else draft.config.shutdown_grace_secs
         draft.stopping = Stopping(event.why, stop_by=at + grace, bound_at=at + grace + REAP_SECS, killed=event.kill)
         draft.record("factory_stopping", why=event.why, runs=len(draft.runs))
+        if draft.review is not None:
+            draft.actions.append(StopReview())
         if event.kill:
             _kill_all(draft, event.why)
     elif event.kill and not draft.stopping.killed:
@@ -41,13 +43,13 @@ def step(draft: Draft) -> None:
     if stopping is None or stopping.finished:
         return
     live = _by_layer(draft)
-    if not live:
+    if not live and draft.review is None:
         _finish(draft, stopping, stopping.unreaped)
     elif draft.when.at >= stopping.bound_at - EARLY_SECS:
         unended: list[Run | Warm] = [*draft.live(), *pool.left(draft)]
         named = tuple(f"{each.pid or '(no pid)'} {each.id}" for each in unended)
         _finish(draft, stopping, stopping.unreaped + named)
-    elif not stopping.killed and stopping.layer not in live:
+    elif live and not stopping.killed and stopping.layer not in live:
         layer = next(layer for layer in STOP_ORDER if layer in live)
         draft.stopping = evolve(stopping, layer=layer)
         share = layer_grace(stopping.stop_by - draft.when.at, len(live))

@@ -13,7 +13,7 @@ import trio
 from attrs import asdict, define, evolve
 
 from darkfactory.devices.process import LaunchSpec
-from darkfactory.devices.worktrees import Settled
+from darkfactory.devices.worktrees import Settled, Start
 from darkfactory.errors import SpawnFailed
 from darkfactory.model.actions import Queue, StartRun, Stop
 from darkfactory.model.ends import Reason, Verdict
@@ -93,6 +93,7 @@ def settled_event(settled: Settled, now: Moment) -> WorktreeSettled:
         settled.branches,
         settled.commits,
         settled.rescued,
+        settled.commit,
     )
 
 
@@ -102,6 +103,11 @@ class _LiveRun(Body[RunHandle]):
     """What became of its worktree; None where it has none, or that is not decided yet."""
     leased: bool = False
     """A server may have given it leases."""
+
+    @property
+    def isolated(self) -> bool:
+        """It has a worktree of its own, or is to have one."""
+        return self.handle.order.errand is not None or self.place.agent.isolation is Isolation.WORKTREE
 
     async def live(self) -> None:
         order, place, warm = self.handle.order, self.place, self.handle.warm
@@ -120,7 +126,7 @@ class _LiveRun(Body[RunHandle]):
                 await warm.gone.wait()
                 spec = self._begin(prompt, told)
             if spec is not None:
-                if place.agent.isolation is Isolation.WORKTREE:
+                if self.isolated:
                     spec = await self._in_worktree(spec)
                 self.process = await place.machine.launcher.launch(spec, self.intake)
         except SpawnFailed as failure:
@@ -157,7 +163,8 @@ class _LiveRun(Body[RunHandle]):
             self.leased = False
 
     def _prompt(self, told: str) -> str:
-        task = self.place.agent.task
+        errand = self.handle.order.errand
+        task = self.place.agent.task if errand is None else errand.task
         if not self.place.tool.reports:
             return task  # a plain program's may be a script, and is left alone
         if note := self.place.nightwatch.take_note(self.handle.order.agent):
@@ -192,17 +199,20 @@ class _LiveRun(Body[RunHandle]):
         await self._give_back_leases()
 
     async def _in_worktree(self, spec: LaunchSpec) -> LaunchSpec:
-        order, place = self.handle.order, self.place
+        order, place, errand = self.handle.order, self.place, self.handle.order.errand
+        now, start, where = place.sender.now(), None, place.working_dir
+        if errand is not None:
+            start, where = Start(errand.commit, errand.base, errand.branch), errand.repo
+        made = await place.machine.worktrees.make(order.run_id, order.agent, where, now.utc, start)
         now = place.sender.now()
-        made = await place.machine.worktrees.make(order.run_id, order.agent, place.working_dir, now.utc)
-        await place.sender.send(WorktreeMade(place.sender.now(), order.run_id, made.path, made.branch, made.commit))
+        await place.sender.send(WorktreeMade(now, order.run_id, made.path, made.branch, made.commit, made.cwd))
         return evolve(spec, cwd=made.cwd)
 
     async def _settle_worktree(self) -> None:
         """Keep its work, and its worktree unless nothing is lost with that; for when its processes are gone."""
         await trio.lowlevel.checkpoint()
         place = self.place
-        if place.agent.isolation is not Isolation.WORKTREE or self.unreaped:
+        if not self.isolated or self.unreaped:
             return
         with self.handle.doing(SETTLE):  # noqa: ASYNC912 - there was a checkpoint
             self.settled = await place.machine.worktrees.settle(self.run_id, self.judge().reason.value)
@@ -217,13 +227,12 @@ class _LiveRun(Body[RunHandle]):
         """Judge, and tell the supervisor."""
         if self.leased:  # it was not waited for any longer, or not even begun
             self.place.leases.abandon(self.run_id, self.place.agent.name)
-        isolated = self.place.agent.isolation is Isolation.WORKTREE
-        if isolated:  # have others settle its worktree if that was not done, unless something of it may be living
+        if self.isolated:  # have others settle its worktree if that was not done, unless something of it may be living
             self.place.machine.worktrees.leave(self.run_id, alone=bool(self.unreaped))
         verdict = await self._blame_the_disk(self.judge())
         now = self.place.sender.now()
         self._remember_session()
-        if isolated:
+        if self.isolated:
             await self._tell_worktree(now)
         if self.process is not None:
             self._summarise(now, verdict)
@@ -233,7 +242,10 @@ class _LiveRun(Body[RunHandle]):
             store = self.place.machine.handoffs
             handoffs = await write_down(tally.handoffs, self.handle.order, store, now)
             sent = Sent(tuple(tally.mentions), handoffs, tally.left_out)
-        event = RunEnded(now, self.run_id, verdict, self.exit_code, self.unreaped, tally.totals, tally.spent, sent)
+        answer = tally.whole_answer if self.handle.order.errand is not None else ""
+        event = RunEnded(
+            now, self.run_id, verdict, self.exit_code, self.unreaped, tally.totals, tally.spent, sent, answer
+        )
         await self.place.sender.send(event)
 
     def _remember_session(self) -> None:

@@ -30,11 +30,19 @@ from darkfactory.devices.agent_mail import AgentMail, open_agent_mail
 from darkfactory.devices.cgroup import NoCgroup
 from darkfactory.devices.machine import Machine, open_machine
 from darkfactory.devices.statedir import default_state_dir
-from darkfactory.errors import AgentNotFound, ConfigError, Fault, HandoffFailed, OrchestratorError
+from darkfactory.errors import (
+    AgentNotFound,
+    CompoundReviewFailed,
+    ConfigError,
+    Fault,
+    HandoffFailed,
+    OrchestratorError,
+)
 from darkfactory.model.actions import (
     Admission,
     Admit,
     Answer,
+    Begun,
     Delivery,
     Finish,
     Held,
@@ -54,12 +62,14 @@ from darkfactory.model.events import (
     MessageSent,
     Moment,
     ResumeAsked,
+    ReviewAsked,
     ShutdownAsked,
     StartAsked,
     WorktreesCounted,
 )
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, OrchestratorConfig
 from darkfactory.model.messages import MESSAGE_TTL_MAX_SECS, MESSAGE_TTL_SECS, HandoffContext
+from darkfactory.model.review import CompoundReviewResult
 from darkfactory.model.state import State
 from darkfactory.policy import handoff as handoffs
 from darkfactory.policy.chance import token
@@ -77,7 +87,8 @@ from darkfactory.runtime.layers import Layers
 from darkfactory.runtime.leases import LeaseKeeper
 from darkfactory.runtime.memory import MemoryWatch
 from darkfactory.runtime.nightwatch import Nightwatch
-from darkfactory.runtime.scheduler import TimeScheduler
+from darkfactory.runtime.reviewer import Reviewer
+from darkfactory.runtime.scheduler import REVIEW, TimeScheduler
 from darkfactory.runtime.status import AgentStatus, ProviderStatus, provider_statuses, statuses
 from darkfactory.runtime.supervisor import Supervisor
 from darkfactory.runtime.toolwatch import watch_tools
@@ -111,6 +122,7 @@ def this_machine(
         open_files=open_files,
         leases=partial(_agent_mail, config) if config.agent_mail is not None else None,
         isolates=config.isolates,
+        reviews=config.compound_review is not None,
     )
     with ExitStack() as stack:
         try:
@@ -153,7 +165,8 @@ class AgentOrchestrator:
 
     Made from a configuration, or by `from_config_file`. `resume` names agents whose hold ends at the start. `machine`
     replaces the real machine in simulations (`darkfactory.testing`); `seed` fixes run ids and jitter, which otherwise
-    are drawn anew. Everything but `run` is to be called from the same Trio run, while it lives.
+    are drawn anew. With `only_review` no agent runs but for a review that is asked for. Everything but `run` is to be
+    called from the same Trio run, while it lives.
 
     Raises ConfigError if the configuration cannot be run, AgentNotFound for an unknown name in `resume`.
     """
@@ -165,6 +178,7 @@ class AgentOrchestrator:
         resume: Collection[str] = (),
         machine: MachineOpener | None = None,
         seed: int | None = None,
+        only_review: bool = False,
     ) -> None:
         faults = check_config(config)
         if faults:
@@ -175,6 +189,7 @@ class AgentOrchestrator:
         self._resume = tuple(resume)
         self._machine = machine
         self._seed = seed
+        self._only_review = only_review
         self._life: _Life | None = None
         self._lived = False
         self._early: tuple[str, bool] | None = None
@@ -202,7 +217,7 @@ class AgentOrchestrator:
         open_machine_for = self._machine or this_machine
         with open_machine_for(self.config) as machine:
             seed = SystemRandom().getrandbits(63) if self._seed is None else self._seed
-            self._life = life = _Life(self.config, machine, seed, self._resume)
+            self._life = life = _Life(self.config, machine, seed, self._resume, only_review=self._only_review)
             self._lived = True
             if self._early is not None:
                 life.wish(self._early[0], kill=self._early[1])
@@ -324,6 +339,26 @@ class AgentOrchestrator:
                 raise HandoffFailed(outcome.detail)
         return outcome
 
+    async def trigger_compound_review(self, *, dry_run: bool | None = None) -> CompoundReviewResult:
+        """Review the repository now, and wait for what that comes to, at most `max_duration_secs` and some more.
+
+        `dry_run` None is what the configuration says: a dry run unless `create_prs` is set. A review that fails has an
+        outcome that says so. CompoundReviewFailed where none was begun: the fleet has none, one is under way, or the
+        factory stops. Cancelled while it waits, the review goes on.
+        """
+        life = self._alive()
+        answer = await life.ask(lambda when, number: ReviewAsked(when, dry_run, number))
+        if isinstance(answer.outcome, Refuse):
+            raise CompoundReviewFailed(answer.outcome.reason, answer.outcome.detail)
+        assert isinstance(answer.outcome, Begun)
+        review, results = answer.outcome.review, life.reviewer.results
+        async with move_on_when(life.over.wait):
+            await results.wait_value(lambda known: review in known)
+            await life.state.wait_value(lambda state: state.review is None or state.review.id != review)
+        if review not in results.value:
+            raise OrchestratorError("the factory ended before its review did")
+        return results.value[review]
+
     async def hold(self, agent: str, detail: str = "by a person") -> bool:
         """Hold an agent until a person resumes it, and stop its run; False if it was held already.
 
@@ -368,7 +403,9 @@ class AgentOrchestrator:
 class _Life:
     """One life of a factory, from its lock to its last process."""
 
-    def __init__(self, config: OrchestratorConfig, machine: Machine, seed: int, resume: tuple[str, ...]) -> None:
+    def __init__(
+        self, config: OrchestratorConfig, machine: Machine, seed: int, resume: tuple[str, ...], *, only_review: bool
+    ) -> None:
         self.config = config
         self.machine = machine
         send, self._receive = trio.open_memory_channel[Event](inbox.CAPACITY)
@@ -380,8 +417,10 @@ class _Life:
         self.nightwatch = Nightwatch(config.nightwatch, self.state, self.sender, self.beat)
         self.places = {agent.name: self._place(agent) for agent in config.agents}
         self.layers = Layers(self.places.__getitem__)
+        self.reviewer = Reviewer(config, self.state, machine, self.sender)
         self._seed = seed
         self._resume = resume
+        self._only_review = only_review
         self._askers: dict[int, _Asker] = {}
         self._asked = 0
         self._wishes: list[ShutdownAsked] = []
@@ -500,10 +539,16 @@ class _Life:
                 self.places, timetable, self.config.timezone, self.config.source, self.sender, self.machine.in_thread
             )
             supervisor = Supervisor(
-                self.state, self.layers, self.machine.journal, self._answer, self.nightwatch, definitions
+                self.state,
+                self.layers,
+                self.machine.journal,
+                self._answer,
+                self.nightwatch,
+                definitions,
+                self.reviewer,
             )
             await self._remember(supervisor)
-            for scheduled in self._timetable():
+            for scheduled in () if self._only_review else self._timetable():
                 timetable.arm(scheduled)
             core.start_soon(self._pass_on_wishes)
             core.start_soon(timetable.run)
@@ -517,6 +562,7 @@ class _Life:
             core.start_soon(watch_disk, self.state, self.machine, self.sender, self.beat)
             core.start_soon(prune_runs, self.state, self.machine)
             core.start_soon(keep_worktrees, self.state, self.machine, self.sender, self.beat)
+            core.start_soon(self.reviewer.run)
             core.start_soon(self._tell_started, started)
             finish = await supervisor.run(self._receive, self.sender)
             core.cancel_scope.cancel(reason="the factory is over")
@@ -529,7 +575,15 @@ class _Life:
         durable = fold(self.machine.history, self.config.timezone)
         when = self.sender.now()
         announcing = {name for name, place in self.places.items() if place.tool.announces}
-        state, todo = initial(self.config, durable, when, seed=self._seed, announcing=announcing, resume=self._resume)
+        state, todo = initial(
+            self.config,
+            durable,
+            when,
+            seed=self._seed,
+            announcing=announcing,
+            resume=self._resume,
+            only_review=self._only_review,
+        )
         supervisor.act((Record("factory_started", when, data={"agents": len(self.config.agents)}),))
         contained = self.machine.contained
         if contained is not None:
@@ -554,6 +608,9 @@ class _Life:
         for name, agent in self.state.value.agents.items():
             if agent.cursor is not None and agent.definition.schedule is not None:
                 yield ScheduledAgent(name, Schedule(agent.definition.schedule, self.config.timezone), agent.cursor)
+        reviews = self.state.value.reviews
+        if reviews.cursor is not None and reviews.schedule is not None:
+            yield ScheduledAgent(REVIEW, Schedule(reviews.schedule, self.config.timezone), reviews.cursor)
 
     async def _pass_on_wishes(self) -> None:
         while True:

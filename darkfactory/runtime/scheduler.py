@@ -9,16 +9,19 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import structlog
 import trio
 
-from darkfactory.model.events import Spawn
+from darkfactory.model.events import CompoundReview, Spawn
 from darkfactory.policy.schedule import Due, ScheduledAgent
 from darkfactory.runtime.inbox import Sender
 
 LONGEST_SLEEP_SECS: Final = 60.0
+REVIEW: Final = ""
+"""In the place of an agent's name: the compound review."""
 CLOCK_STEP_SECS: Final = 2.0
 """A difference between both clocks' advance from which on the wall's is said to have been stepped."""
 
@@ -47,11 +50,13 @@ class TimeScheduler:
         self._nap.cancel()
 
     async def run(self) -> None:
-        """Send a `Spawn` for every occurrence, until cancelled; waits while the inbox is full."""
+        """Send an event for every occurrence, until cancelled; waits while the inbox is full."""
         while True:
             before = self._sender.now()
             for due in self._due(before.utc):
-                await self._sender.send(Spawn(self._sender.now(), due.agent, due.occurrence, due.first_missed))
+                kind = CompoundReview if due.agent == REVIEW else partial(Spawn, agent=due.agent)
+                now = self._sender.now()
+                await self._sender.send(kind(now, occurrence=due.occurrence, first_missed=due.first_missed))
             pause = LONGEST_SLEEP_SECS
             if self._heap:
                 pause = min(pause, max(0.0, (self._heap[0][0] - before.utc).total_seconds()))

@@ -26,6 +26,7 @@ from darkfactory.runtime.definitions import Definitions
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.layers import Layers
 from darkfactory.runtime.nightwatch import Nightwatch
+from darkfactory.runtime.reviewer import Reviewer
 
 SLOW_STEP_SECS: Final = 0.1
 """A decision with its actions that takes longer is named in the log."""
@@ -49,6 +50,7 @@ class Supervisor:
     answer: Answerer
     nightwatch: Nightwatch
     definitions: Definitions
+    reviewer: Reviewer
     journalled: int = 0
     """The number of the last line written."""
     _bound: Any = field(factory=_log.bind)
@@ -125,6 +127,8 @@ class Supervisor:
                     self.definitions.read(action.agent)
                 case actions.Redefine():
                     self.definitions.redefine(action)
+                case actions.BeginReview() | actions.StopReview():
+                    self.reviewer.hear(action, self.journalled)
                 case actions.Answer():
                     self.answer(action, self.journalled)
                 case Finish():

@@ -81,8 +81,7 @@ class Command:
     @property
     def reports(self) -> bool:
         """A line or an event is declared for it."""
-        jsonl = self.config.jsonl
-        return self.config.success is not None or (jsonl is not None and bool(jsonl.finished or jsonl.failed))
+        return self.config.reports
 
     @property
     def speaks(self) -> bool:

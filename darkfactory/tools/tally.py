@@ -18,7 +18,9 @@ from darkfactory.tools.mentions import written
 from darkfactory.tools.text import name_of, one_line
 
 ANSWER_CHARS = 4000
-"""Of the last thing that the assistant said, this much is kept."""
+"""Of the last thing that the assistant said, this much is told."""
+WHOLE_CHARS = 64 * 1024
+"""Of the same, this much is kept."""
 _OPEN_CALLS = 256
 """Tool calls that are told apart while they have not ended."""
 _OPEN_TASKS = 256
@@ -125,8 +127,13 @@ class Tally:
     @property
     def answer(self) -> str:
         """The last answer, or else the last thing said; capped."""
+        return self.whole_answer[:ANSWER_CHARS]
+
+    @property
+    def whole_answer(self) -> str:
+        """The same, up to `WHOLE_CHARS`."""
         answer = self.finished.answer if self.finished is not None else ""
-        return answer[:ANSWER_CHARS] or self.said
+        return answer[:WHOLE_CHARS] or self.said
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -181,7 +188,7 @@ class Tally:
             case seen.ToolCall():
                 self._tool_call(signal)
             case seen.Said(text):
-                self.said = text[:ANSWER_CHARS]
+                self.said = text[:WHOLE_CHARS]
                 self._hear(text)
                 self._get_on()
             case seen.ApiCall(count, exact):

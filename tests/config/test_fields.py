@@ -37,6 +37,8 @@ from darkfactory.model.routing import RoutingConfig
 GROWTH = AgentDefinition("a", AgentLayer.GROWTH, "bash", "true")
 OTHER = Fallback(cli_tool="claude", provider="q")
 
+IMPROVER = '[[agents]]\nname = "improver"\nlayer = "Growth"\ncli_tool = "claude"\ntask = "improve"\n'
+
 # What is written, and the value that must arrive. `{section: {field: (TOML, value)}}`
 CASES = {
     OrchestratorConfig: {
@@ -95,6 +97,15 @@ CASES = {
         "repo_path": ('"other"', Path("/base/other")),
         "max_duration_secs": ('"1h"', 3600.0),
         "create_prs": ("true", True),
+        "lookback_hours": ("1.5", 1.5),
+        "base_branch": ('"release/1.x"', "release/1.x"),
+        "gate": ('["pytest", "-q"]', ("pytest", "-q")),
+        "gate_timeout_secs": ('"5m"', 300.0),
+        "agent": (f'"improver"\n{IMPROVER}', "improver"),
+        "remote": ('"https://example.org/o/r.git"', "https://example.org/o/r.git"),
+        "github_repo": ('"git.example.org:8443/o/r"', "git.example.org:8443/o/r"),
+        "max_open_prs": ("1", 1),
+        "weights": ("{todo = 0, fix-of-fix = 9.5}", {"todo": 0.0, "fix-of-fix": 9.5}),
     },
     ToolConfig: {
         "argv": ('["other", "-x"]', ("other", "-x")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import attrs
@@ -18,6 +19,7 @@ from darkfactory.model.fleet import (
     OrchestratorConfig,
     Reservation,
 )
+from darkfactory.model.review import FindingKind
 
 AGENT = '[[agents]]\nname = "a"\nlayer = "Growth"\ncli_tool = "bash"\ntask = "true"\n'
 
@@ -75,6 +77,10 @@ class TestKeys:
         path, line, problem, remedy = fault(AGENT + "[layers.core]\nmax_restarts = 1\n")
         assert (path, line, remedy) == ("layers.core", 6, "did you mean 'Core'?")
         assert problem == 'expected "Safety" or "Core" or "Growth", found the string \'core\''
+
+    def test_the_plural_of_a_key_is_meant_though_another_section_has_that_very_word(self, faults):
+        (found, _) = faults(AGENT.replace("[[agents]]", "[[agent]]"))
+        assert (found.path, found.remedy) == ("agent", "did you mean 'agents'?")
 
     def test_a_table_that_is_no_table_is_refused(self, fault):
         assert fault("nightwatch = 5\n" + AGENT)[2] == "expected a table, found an integer"
@@ -492,6 +498,231 @@ class TestRouting:
         assert (fault.path, fault.problem) == ("routing.fallback", "a is disabled: what fits nobody is refused")
 
 
+REVIEW = '[compound_review]\nschedule = "@daily"\nrepo_path = "."\n'
+SAFE_REFS = ["main", "release/1.x", "a-b", "für", "a@b", "@a", "a.lock.b", "x" * 100, "refs", "a{b"]
+NO_REFS = ["", "@", "-a", ".a", "a/.b", "a.", "a/", "/a", "a//b", "a..b", "a.lock", "a.lock/b", "a b", "a~1", "a^"]
+NO_REFS += ["a:b", "a?", "a*", "a[b", "a\\b", "a@{0}", "a\x7f", "a\x01", "HEAD"]
+
+
+def improver(tool="claude", **keys):
+    """A fleet whose review names an agent with these keys."""
+    lines = {"name": '"me"', "layer": '"Growth"', "cli_tool": f'"{tool}"', "task": '"t"'} | keys
+    agent = "".join(f"{key} = {value}\n" for key, value in lines.items())
+    return f'{REVIEW}agent = "me"\n[[agents]]\n{agent}'
+
+
+class TestTheReview:
+    @pytest.mark.parametrize("name", SAFE_REFS)
+    def test_takes_for_a_branch_what_git_does(self, parse, name):
+        assert parse(f"{REVIEW}base_branch = '{name}'\n{AGENT}").compound_review.base_branch == name
+        assert is_a_branch(name)
+
+    @pytest.mark.parametrize("name", NO_REFS)
+    def test_refuses_for_a_branch_what_git_does(self, name):
+        review = CompoundReviewConfig("@daily", Path("/r"), base_branch=name)
+        (found,) = check_config(attrs.evolve(TestFleetsMadeByHand.FLEET, compound_review=review))
+        assert found.path == "compound_review.base_branch"
+        assert found.problem.endswith(" can be no branch's name")
+        assert not is_a_branch(name)
+
+    def test_wants_a_branch_by_its_short_name(self, fault):
+        *_, remedy = fault(f'{REVIEW}base_branch = "refs/heads/main"\n{AGENT}')
+        assert remedy == "write 'main'"
+
+    @pytest.mark.parametrize(
+        "remote",
+        [
+            "origin",
+            "up/stream",
+            "/srv/git/it.git",
+            "file:///srv/git/it.git",
+            "https://github.com/o/r.git",
+            "https://localhost:8443/o/r",
+            "HTTPS://github.com/o/r",
+            "ssh://git@github.com:22/o/r.git",
+            "git@github.com:o/r.git",
+            "host:o/r",
+            "[::1]:o/r",
+        ],
+    )
+    def test_takes_names_addresses_and_absolute_paths_for_a_remote(self, parse, remote):
+        assert parse(f'{REVIEW}remote = "{remote}"\n{AGENT}').compound_review.remote == remote
+
+    @pytest.mark.parametrize(
+        ("remote", "why"),
+        [
+            ("", "is neither a remote's name nor an address"),
+            ("--upload-pack=SECRET", "is neither a remote's name nor an address"),
+            ("../SECRET.git", "is neither a remote's name nor an address"),
+            ("ext::sh -c SECRET", "holds a blank"),
+            ("ext::SECRET", "is neither a remote's name nor an address"),
+            ("-SECRET:o/r", "is neither a remote's name nor an address"),
+            ("me:SECRET@host:o/r", "is neither a remote's name nor an address"),
+            ("a\\u0000SECRET", "holds a blank"),
+            ("http://github.com/SECRET/r", "http:// is not encrypted"),
+            ("git://github.com/SECRET/r", "git:// is not encrypted"),
+            ("ftp://github.com/SECRET/r", "is an address of a kind that is not pushed to"),
+            ("https://me:SECRET@github.com/o/r", "holds a user's name or password"),
+            ("https://SECRET@github.com/o/r", "holds a user's name or password"),
+            ("ssh://git:SECRET@github.com/o/r", "holds a user's name or password"),
+            ("https://${SECRET}@github.com/o/r", "'${...}' is not expanded here"),
+            ("https://github.com", "is no whole address"),
+            ("https:///SECRET/r", "is no whole address"),
+            ("ssh://-SECRET/r", "is no whole address"),
+            ("file://", "is no whole address"),
+        ],
+    )
+    def test_refuses_what_is_no_remote_or_holds_a_secret_and_does_not_tell_it(self, fault, remote, why):
+        path, line, problem, remedy = fault(f'{REVIEW}remote = "{remote}"\n{AGENT}')
+        assert (path, line) == ("compound_review.remote", 4)
+        assert problem.startswith(why)
+        assert "SECRET" not in problem + remedy
+
+    @pytest.mark.parametrize("repo", ["o/r", "github.com/o/r", "localhost:8443/my_org/a.b-c_d", "0-1/.github"])
+    def test_takes_owner_and_repository_of_a_host(self, parse, repo):
+        assert parse(f'{REVIEW}github_repo = "{repo}"\n{AGENT}').compound_review.github_repo == repo
+
+    @pytest.mark.parametrize(
+        "repo",
+        [
+            *("", "r", "o/", "/r", "-o/r", "o/r.git", "o/..", "o/r/", "h:0/o/r", "h:70000/o/r", "a/b/c/d", "o /r"),
+            *("o/r\\n", "https://github.com/o/r", "me@github.com/o/r", "-h/o/r", "git@github.com:o/r"),
+        ],
+    )
+    def test_refuses_what_is_no_owner_and_repository(self, fault, repo):
+        assert fault(f'{REVIEW}github_repo = "{repo}"\n{AGENT}')[:3] == (
+            "compound_review.github_repo",
+            4,
+            "is not [HOST[:PORT]/]OWNER/REPO",
+        )
+
+    def test_wants_its_gate_in_words_and_says_how_when_it_is_a_line(self, fault):
+        path, line, problem, remedy = fault(f'{REVIEW}gate = "pytest -q"\n{AGENT}')
+        assert (path, line, problem) == ("compound_review.gate", 4, "expected an array, found a string")
+        assert remedy == 'write each of its words by itself: ["pytest", "-q"]; a shell\'s line as ["sh", "-c", "LINE"]'
+
+    @pytest.mark.parametrize(
+        ("gate", "path", "problem"),
+        [
+            ('[""]', "gate[0]", "must not be empty: it is the program to start"),
+            ('["make", ""]', "gate[1]", "must not be empty"),
+            ('["make", "a\\u0000"]', "gate[1]", "holds a NUL character, which no program can be given"),
+            ('["~/bin/test"]', "gate[0]", "'~' and '${...}' are not expanded in a program's name"),
+            (
+                '["make", "T=${T}"]',
+                "gate[1]",
+                "'${...}' is not expanded here: the value would be visible to everybody in ps",
+            ),
+        ],
+    )
+    def test_refuses_words_that_its_gate_could_not_be_started_with(self, fault, gate, path, problem):
+        assert fault(f"{REVIEW}gate = {gate}\n{AGENT}")[:3] == (f"compound_review.{path}", 4, problem)
+
+    def test_takes_longer_than_its_gate_may(self, fault, parse):
+        assert parse(f"{REVIEW}max_duration_secs = 600\n{AGENT}")  # no gate
+        assert parse(f'{REVIEW}gate = ["make"]\nmax_duration_secs = 601\n{AGENT}')
+        assert fault(f'{REVIEW}gate = ["make"]\nmax_duration_secs = 600\n{AGENT}') == (
+            "compound_review.max_duration_secs",
+            5,
+            "must be more than gate_timeout_secs (600), found 600",
+            "the agent's own run must have room in it too",
+        )
+        assert fault(f'{REVIEW}gate = ["make"]\ngate_timeout_secs = "1h"\n{AGENT}')[1] == 5
+
+    def test_looks_back_a_year_at_most(self, fault, parse):
+        assert parse(f"{REVIEW}lookback_hours = 8784\n{AGENT}")
+        assert fault(f"{REVIEW}lookback_hours = 8785\n{AGENT}")[2] == "must be at most 8784, found 8785"
+        assert fault(f"{REVIEW}lookback_hours = 0\n{AGENT}")[2] == "must be more than 0, found 0"
+
+    @pytest.mark.parametrize("tool", [name for name in BUILTIN_TOOLS if name != "bash"])
+    def test_takes_an_agent_whose_tool_says_how_it_ended(self, parse, tool):
+        assert parse(improver(tool)).compound_review.agent == "me"
+
+    @pytest.mark.parametrize(
+        ("keys", "problem"),
+        [
+            ({"enabled": "false"}, "me is disabled"),
+            ({"layer": '"Safety"'}, "me is always on, and takes no tasks besides its own"),
+            ({"permissions": '"read-only"'}, "me may change nothing"),
+            ({"cli_tool": '"bash"'}, "me runs bash, which does not say how it ended"),
+            ({"cli_tool": '"/bin/bash"'}, "me runs /bin/bash, which does not say how it ended"),
+            (
+                {"fallback": '{cli_tool = "bash", provider = "p"}'},
+                "me runs bash, which does not say how it ended",
+            ),
+        ],
+    )
+    def test_refuses_an_agent_that_could_improve_nothing(self, fault, keys, problem):
+        assert fault(improver(**keys))[:3] == ("compound_review.agent", 4, problem)
+
+    @pytest.mark.parametrize(
+        ("section", "heard"),
+        [
+            ("", False),
+            ('error = "^E"\n', False),
+            ('jsonl = {said = ["text"]}\n', False),
+            ('success = "^done"\n', True),
+            ('jsonl = {finished = ["result"]}\n', True),
+            ('jsonl = {failed = ["error"]}\n', True),
+        ],
+    )
+    def test_takes_a_program_of_ones_own_that_says_how_it_ended(self, parse, fault, section, heard):
+        text = improver("mine") + f'[tools.mine]\nargv = ["mine"]\n{section}'
+        if heard:
+            assert parse(text).compound_review.agent == "me"
+        else:
+            assert fault(text)[2] == "me runs mine, which does not say how it ended"
+
+    def test_names_an_agent_that_is_declared(self, fault):
+        assert fault(f'{REVIEW}agent = "b"\n{AGENT}') == (
+            "compound_review.agent",
+            4,
+            "the string 'b' is no agent's name",
+            "known agents: a",
+        )
+
+    def test_knows_the_kinds_that_it_weighs(self, fault, parse):
+        weights = ", ".join(f"{kind.value} = 1.5" for kind in FindingKind)
+        assert parse(f"{REVIEW}weights = {{{weights}}}\n{AGENT}").compound_review.weights["churn"] == 1.5
+        assert fault(f"{REVIEW}[compound_review.weights]\ntodos = 1\n{AGENT}") == (
+            "compound_review.weights.todos",
+            5,
+            "is no kind of finding",
+            "did you mean 'todo'?",
+        )
+
+    @pytest.mark.parametrize(
+        ("weight", "problem"),
+        [
+            ("-1", "must be at least 0, found -1"),
+            ("1001", "must be at most 1000, found 1001"),
+            ("nan", "expected a finite number, found the float nan"),
+            ("true", "expected a finite number, found true"),
+        ],
+    )
+    def test_weighs_by_numbers_that_are_not_negative(self, fault, weight, problem):
+        text = f"{REVIEW}[compound_review.weights]\ntodo = {weight}\n{AGENT}"
+        assert fault(text)[:3] == ("compound_review.weights.todo", 5, problem)
+
+    def test_that_opens_pull_requests_without_a_gate_is_warned_of(self, parse):
+        config = parse(f"{REVIEW}create_prs = true\n{AGENT}")
+        (found,) = warnings_of(config)
+        assert (found.path, found.remedy) == (
+            "compound_review.create_prs",
+            'set gate to your tests, such as gate = ["pytest", "-q"]',
+        )
+        assert warnings_of(parse(f'{REVIEW}create_prs = true\ngate = ["make", "test"]\n{AGENT}')) == ()
+        assert warnings_of(parse(f"{REVIEW}{AGENT}")) == ()
+
+
+def is_a_branch(name):
+    """Whether git takes it for a branch's name."""
+    done = subprocess.run(
+        ["git", "check-ref-format", f"refs/heads/{name}"], check=False, timeout=30, stdin=subprocess.DEVNULL
+    )
+    return done.returncode == 0 and not name.startswith("-") and name not in {"@", "HEAD"}
+
+
 class TestWarnings:
     def test_there_are_none_for_a_plain_fleet_but_for_a_grace_that_takes_over_a_third(self, parse):
         config = parse("shutdown_grace_secs = 15\n" + AGENT)
@@ -499,10 +730,6 @@ class TestWarnings:
         (fault,) = warnings_of(attrs.evolve(config, shutdown_grace_secs=14.9))
         assert fault.path == "agents[0].grace_secs"
         assert fault.problem.startswith("5 is over a third of shutdown_grace_secs (14.9)")
-
-    def test_a_review_is_said_not_to_run_yet(self, parse):
-        config = parse(f'shutdown_grace_secs = 15\n{AGENT}[compound_review]\nschedule = "@daily"\nrepo_path = "."\n')
-        assert [fault.path for fault in warnings_of(config)] == ["compound_review"]
 
     def test_limits_of_providers_that_nobody_calls_are_told_of_in_the_order_of_the_file(self, parse):
         names = [f"other-{number}" for number in range(9)]

@@ -24,6 +24,7 @@ from darkfactory.model.fleet import (
     Reservation,
     ToolConfig,
 )
+from darkfactory.model.review import DEFAULT_WEIGHTS
 from darkfactory.model.routing import RoutingConfig
 
 SECTIONS: dict[str, type[attrs.AttrsInstance]] = {
@@ -164,6 +165,14 @@ def test_the_value_column_tells_unit_and_limits(heading: str, tables: Tables):
             assert value == unit + in_words(limit), name
         else:
             assert not name.endswith(("_secs", "_bytes")), name
+
+
+def test_the_table_of_weights_is_the_one_that_is_ranked_by(tables: Tables):
+    rows = tables("configuration")["`[compound_review.weights]`"]
+    assert {row[0].strip("`"): float(row[1].strip("`")) for row in rows} == {
+        kind.value: weight for kind, weight in DEFAULT_WEIGHTS.items()
+    }
+    assert {row[2] for row in rows} == {f"{limits.WEIGHT.low} to {limits.WEIGHT.high}"}
 
 
 def in_words(limit: limits.Limit) -> str:

