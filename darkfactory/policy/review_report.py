@@ -68,6 +68,9 @@ def _parts(result: CompoundReviewResult) -> Iterator[str]:
             yield from _of_finding(finding)
     else:
         yield "There are none."
+    if result.left_out:
+        yield "## Left out"
+        yield "\n".join(f"- {_line(each)}" for each in result.left_out)
     if result.notices:
         yield "## Notices"
         yield "\n".join(f"- {_line(each.name)}: {_line(each.detail)} ({_line(each.remedy)})" for each in result.notices)

@@ -61,6 +61,7 @@ def result(text: str = "x", **more: object) -> CompoundReviewResult:
         "d" * 40,
         "e" * 40,
         7,
+        (text,),
     )
     return attrs.evolve(whole, **more)
 
@@ -147,6 +148,8 @@ class TestMarkdown:
         findings = tuple(finding(number=number) for number in range(MOST))
         assert f"Only the {MOST} that matter most are told." in markdown(result(findings=findings))
         assert "that matter most" not in markdown(result(findings=findings[1:]))
+        assert "## Left out\n\n- 7 of 9 commits\n" in markdown(result(left_out=("7 of 9 commits",)))
+        assert "## Left out" not in markdown(result(left_out=()))
 
     def test_a_notice_has_its_remedy(self):
         report = markdown(result(notices=(Notice("shallow_clone", "history is cut", "git fetch --unshallow"),)))
@@ -164,7 +167,7 @@ class TestMarkdown:
     def test_and_nothing_of_them_is_lost(self):
         words = " ".join(HOSTILE.split())
         tokens = parsed(markdown(result(HOSTILE)))
-        assert len(re.findall(re.escape(words), shown(tokens))) == 11
+        assert len(re.findall(re.escape(words), shown(tokens))) == 12
         assert all(token.content for token in tokens if token.type == "fence")
 
     @given(st.text(st.characters(codec=None, categories=None)))
