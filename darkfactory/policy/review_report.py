@@ -35,6 +35,8 @@ def _plain(_owner: object, _field: object, value: Any) -> Any:
             return value.value
         case datetime():
             return timestamp(value)
+        case tuple():
+            return [*value]
         case str():
             return value.encode("utf-8", "backslashreplace").decode("utf-8")
         case _:
@@ -66,9 +68,12 @@ def _parts(result: CompoundReviewResult) -> Iterator[str]:
             yield from _of_finding(finding)
     else:
         yield "There are none."
+    if result.left_out:
+        yield "## Left out"
+        yield "\n".join(f"- {_line(each)}" for each in result.left_out)
     if result.notices:
         yield "## Notices"
-        yield "\n".join(f"- {_line(each.name)}: {_line(each.detail)} {_line(each.remedy)}" for each in result.notices)
+        yield "\n".join(f"- {_line(each.name)}: {_line(each.detail)} ({_line(each.remedy)})" for each in result.notices)
 
 
 def _looked_at(result: CompoundReviewResult) -> str:
