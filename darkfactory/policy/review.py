@@ -172,7 +172,9 @@ def ended(draft: Draft, result: CompoundReviewResult) -> None:
     if review is None or review.id != result.id:
         return
     draft.review = None
-    reviewed = result.outcome in REVIEWED
+    section = draft.config.compound_review
+    preview = result.dry_run and section is not None and section.create_prs
+    reviewed = result.outcome in REVIEWED and not preview
     improvement = result.top_improvement
     tried = improvement is not None and (improvement.run is not None or improvement.commit is not None)
     _over(

@@ -357,7 +357,8 @@ class AgentOrchestrator:
             await life.state.wait_value(lambda state: state.review is None or state.review.id != review)
         if review not in results.value:
             raise OrchestratorError("the factory ended before its review did")
-        return results.value[review]
+        result: CompoundReviewResult = results.value[review]
+        return result
 
     async def hold(self, agent: str, detail: str = "by a person") -> bool:
         """Hold an agent until a person resumes it, and stop its run; False if it was held already.

@@ -133,6 +133,7 @@ class Reviewer:
 
     async def _work(self, work: _Work, journalled: int) -> _Over:
         """All the steps; what they came to."""
+        await trio.lowlevel.checkpoint()
         try:
             await self.machine.journal.wait_durable(journalled)
             await work.steps()
@@ -146,12 +147,14 @@ class Reviewer:
         raise AssertionError("a review ends with an outcome")
 
     async def _wind_up(self, work: _Work, why: str) -> None:
+        await trio.lowlevel.checkpoint()
         try:
             await work.wind_up(why)
         except Exception as bug:
             _log.exception("review_failed", detail=str(bug))
 
     async def _report(self, work: _Work, result: CompoundReviewResult) -> None:
+        await trio.lowlevel.checkpoint()
         since = work.began - timedelta(days=self.config.keep_days)
         try:
             page, told = markdown(result), json.dumps(to_json(result), indent=1) + "\n"
@@ -244,6 +247,7 @@ class _Work:
 
     async def _open_pull_requests(self) -> tuple[Waiting, ...]:
         """Those of earlier reviews; none where they cannot be known: then nothing is doubled later on either."""
+        await trio.lowlevel.checkpoint()
         forge = self.devices.forge
         try:
             target = await forge.target(self.section.repo_path, self.section.remote, self.section.github_repo)
@@ -261,7 +265,7 @@ class _Work:
         )
         await self.sender.send(ErrandAsked(self.sender.now(), errand))
         state = await self.state.wait_value(partial(_decided, self.order.review, improvement.agent))
-        review = state.review
+        review: Review | None = state.review
         assert review is not None
         if review.run is None:
             raise _not_begun(review.refused, state, improvement.agent)
@@ -290,6 +294,7 @@ class _Work:
 
     async def _gate(self, review: Review) -> None:
         """Have our own check of it made, in its worktree."""
+        await trio.lowlevel.checkpoint()
         argv, secs = self.section.gate, self.section.gate_timeout_secs
         if not argv:
             return
@@ -392,6 +397,7 @@ async def preview(
 
     `state` tells how it stands with the agents, and what reviews remember. Changes nothing, and asks no server.
     """
+    await trio.lowlevel.checkpoint()
     began = trio.current_time()
     over, scan, found, choice = _Over(ReviewOutcome.DRY_RUN), None, tuple[Finding, ...](), Choice()
     try:
