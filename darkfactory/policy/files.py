@@ -7,6 +7,7 @@ people's libraries, pictures, prose. Whoever looks for untested or growing code 
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 from posixpath import basename
 from typing import Final
 
@@ -37,6 +38,8 @@ _PUT_OFF: Final = re.compile(
 """A mark at the beginning of a comment, or of a line as `TODO: ...`; elsewhere somebody only speaks of it."""
 _LINE_CHARS: Final = 1000
 _NAME_CHARS: Final = 200
+_BEFORE_TESTED: Final = ("test_", "test-", "tests_", "spec_")
+_BEHIND_TESTED: Final = ("_test", "-test", "_tests", "_spec", "-spec", "tests", "test", "spec")
 _GENERATED: Final = re.compile(
     r"\.min\.(js|css|mjs)$|[._-]generated\.|\.g\.(dart|cs|kt)$|_pb2(_grpc)?\.pyi?$|\.pb\.(go|cc|h)$"
     r"|\.designer\.(cs|vb)$|\.(map|snap|svg)$|^zz_generated"
@@ -122,9 +125,14 @@ def stems_of_test(path: str) -> frozenset[str]:
     `ParserTest.java`, `test_parser_errors.py`, and of `parser.py` among the tests.
     """
     name = stem(path)
-    bare = re.sub(r"^(tests?|specs?)[_-]|[_-]?(tests?|specs?)$", "", name)
-    beginnings = (bare[: part.start()] for part in re.finditer(r"(?!^)[_-]", bare[:_NAME_CHARS]))
-    return frozenset({name, bare, *beginnings})
+    bare = name
+    for before in _BEFORE_TESTED:
+        bare = bare.removeprefix(before)
+    for behind in _BEHIND_TESTED:
+        bare = bare.removesuffix(behind)
+    words = bare[:_NAME_CHARS].replace("-", "_").split("_")
+    lengths = accumulate(map(len, words), lambda length, more: length + 1 + more)
+    return frozenset({name, bare, *(bare[:length] for length in lengths)})
 
 
 def _others(path: str) -> bool:

@@ -225,7 +225,7 @@ def _grown_functions(scan: Scan) -> Iterator[_Found]:
     for (path, name), (line, added) in grown.items():
         if added >= GREW_LINES:
             evidence = Evidence(files=(_path(path),), lines=(f"{_path(path)}:{line}: {visible(name.strip())}",))
-            title, why = f"A function of {_name(path)} has grown", f"{_count(added, 'line')} were added to it"
+            title, why = f"{visible(name.strip(), 60)} in {_name(path)} has grown", f"{_count(added, 'line')} came"
             yield _Found(FindingKind.GREW, f"{path}\0{name}", title, added / 15, why, evidence)
 
 

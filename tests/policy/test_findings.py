@@ -292,6 +292,7 @@ class TestGrowth:
         other = FunctionGrowth("a.py", "def g():", 5, 39)
         (one,) = found(scan(functions=(*places, other)), FindingKind.GREW)
         assert one.evidence.lines == ("a.py:20: def f():",)
+        assert one.title == "def f(): in a.py has grown"
         assert one.score == 6
 
     def test_tests_data_and_no_function_at_all_may_grow(self):
@@ -414,6 +415,24 @@ class TestRanking:
         branches = tuple(Branch(f"{number}", "d" * 40, 1, NOW) for number in range(20))
         of = scan(*(commit("fix", *files) for _ in range(3)), marked=marked, sizes=sizes, branches=branches)
         assert len(found(of)) == MOST
+
+    def test_on_another_night_a_finding_has_grown_and_its_id_has_not(self):
+        def night(size: int) -> tuple[Scan, tuple[AgentStory, ...]]:
+            commits = (commit("Fix it", change("a.py", size), change("go.mod", size)) for _ in range(size))
+            of = scan(
+                *commits,
+                commit('Revert "x"', "b.py"),
+                marked=tuple(AddedLine("a.py", line, "# TODO") for line in range(size)),
+                sizes=(FileSize("a.py", size, 100 * size),),
+                functions=(FunctionGrowth("a.py", "def f():", size, 50 * size),),
+                branches=(Branch("agent/x", f"{size:040x}", size, NOW),),
+            )
+            return of, (AgentStory("a", size, {"failed": size}, told_runs=(f"a-{size}",)),)
+
+        one, other = ({each.id: each for each in found(of, None, told)} for of, told in (night(10), night(20)))
+        assert one.keys() == other.keys()
+        assert {each.kind for each in one.values()} == set(FindingKind)
+        assert sum(one[its_id].why != other[its_id].why for its_id in one) >= 7
 
     def test_findings_of_one_score_are_in_the_order_of_their_ids(self):
         marked = tuple(AddedLine(f"{number}.py", 1, "# TODO") for number in range(9))
