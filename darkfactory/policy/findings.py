@@ -183,21 +183,22 @@ def _put_off(scan: Scan) -> Iterator[_Found]:
 
 def _untested(scan: Scan, histories: Mapping[str, changes.History]) -> Iterator[_Found]:
     """1, and 1 for each 50 lines that came without a test; half of that where there is a test of the file's name."""
-    named = {stem for test in scan.tests for stem in files.stems_of_test(test)}
     changed = {stem for path in histories if looks_like_test(path) for stem in files.stems_of_test(path)}
-    for path, history in histories.items():
-        lines, stem = history.untested_added, files.stem(path)
-        if lines < UNTESTED_LINES or not _is_own_code(path) or files.is_aside(path) or stem in changed:
-            continue
-        strength, why = (
-            1 + lines / 50,
-            f"{_count(lines, 'line')} came in commits that change no test, and no test has its name",
-        )
-        if stem in named:
-            strength, why = (
-                strength / 2,
-                f"{_count(lines, 'line')} came in commits that change no test, though it has one",
-            )
+    untested = {
+        path: history
+        for path, history in histories.items()
+        if history.untested_added >= UNTESTED_LINES
+        and _is_own_code(path)
+        and not files.is_aside(path)
+        and files.stem(path) not in changed
+    }
+    # a repository may have very many
+    named = {stem for test in scan.tests for stem in files.stems_of_test(test)} if untested else set[str]()
+    for path, history in untested.items():
+        strength, has = 1 + history.untested_added / 50, "and no test has its name"
+        if files.stem(path) in named:
+            strength, has = strength / 2, "though there is one of its name"
+        why = f"{_count(history.untested_added, 'line')} came in commits that change no test, {has}"
         evidence = Evidence(commits=_commits(history.untested), files=(_path(path),))
         yield _Found(FindingKind.UNTESTED, path, f"{_name(path)} changed without a test", strength, why, evidence)
 
