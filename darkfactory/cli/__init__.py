@@ -1,8 +1,8 @@
-"""The command: `darkfactory [run] FLEET`; and `check`, `route`, `verdict` and `worktrees`.
+"""The command: `darkfactory [run] FLEET`; and `check`, `review`, `route`, `verdict` and `worktrees`.
 
-Exit codes: 0 stopped in order, 1 our failure, something that could not be ended, or a task that no agent can get,
-2 usage or configuration, 3 already running, 4 a tool is missing or logged out (`check --tools`), 128 + N after being
-asked twice by signal N.
+Exit codes: 0 stopped in order, 1 our failure, something that could not be ended, a review that failed, or a task that
+no agent can get, 2 usage or configuration, 3 already running, 4 a tool is missing or logged out (`check --tools`),
+128 + N after being asked twice by signal N.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import click
 
 from darkfactory.cli import sparing
 from darkfactory.config import load_config
-from darkfactory.errors import ConfigError
+from darkfactory.errors import ConfigError, Fault
 from darkfactory.model.fleet import BUILTIN_TOOLS, AgentDefinition, AgentLayer, OrchestratorConfig
 from darkfactory.model.signals import Stream
 
@@ -202,6 +202,33 @@ def worktrees(
     from darkfactory.cli import trees
 
     sys.exit(trees.prune(config, runs, yes=yes) if prune else trees.show(config, as_json=as_json))
+
+
+@main.command()
+@FLEET
+@click.option("--dry-run", is_flag=True, help="Only look, beside a factory that runs too. Nothing is written.")
+@click.option("--last", is_flag=True, help="Show the report of the last one; exit 1 if there is none.")
+@click.option("--state-dir", type=click.Path(path_type=Path), help="Where journal and reports are kept.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def review(fleet: Path, dry_run: bool, last: bool, state_dir: Path | None, as_json: bool) -> None:
+    """Review the repository now, as [compound_review] says; exit 1 if that fails.
+
+    No agent runs for anything else meanwhile. Where a factory runs it is refused with 3: that one reviews by its
+    schedule.
+    """
+    if dry_run and last:
+        raise click.UsageError("--last shows a review that is over; it does not go with --dry-run")
+    config = load(fleet, paths_exist=not (dry_run or last))
+    if config.compound_review is None:
+        remedy = 'add it, with schedule = "0 2 * * *" and repo_path = "."'
+        refuse(ConfigError(str(fleet), (Fault("compound_review", "is missing: nothing is reviewed", None, remedy),)))
+    if state_dir is not None:
+        config = attrs.evolve(config, state_dir=state_dir.absolute())
+    from darkfactory.cli import reviewing
+
+    if last:
+        sys.exit(reviewing.last(config, as_json=as_json))
+    sys.exit((reviewing.look if dry_run else reviewing.review)(config, as_json=as_json))
 
 
 def load(fleet: Path, *, paths_exist: bool) -> OrchestratorConfig:

@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 import structlog
@@ -52,14 +52,23 @@ FILES_BESIDES = 128
 _log = structlog.get_logger("darkfactory")
 
 
+Life = Callable[[AgentOrchestrator], Awaitable[Outcome]]
+"""What a factory does until it is over: `AgentOrchestrator.run`, or something around that."""
+
+
 def run(config: OrchestratorConfig, resume: tuple[str, ...]) -> int:
     """Run the fleet until it is told to stop; the exit code."""
+    return live(config, AgentOrchestrator.run, resume=resume)
+
+
+def live(config: OrchestratorConfig, life: Life, *, resume: tuple[str, ...] = (), only_review: bool = False) -> int:
+    """Have a factory live as this process, with the signals of a service; the exit code."""
     logs.open_standard_streams()
     logs.configure()
     before, open_files = _raise_open_files()
     machine = partial(this_machine, adopts=True, open_files=before)
     try:
-        orchestrator = AgentOrchestrator(config, resume=resume, machine=machine)
+        orchestrator = AgentOrchestrator(config, resume=resume, machine=machine, only_review=only_review)
     except (ConfigError, AgentNotFound) as error:
         return _told(error)
     for warning in warnings_of(config):
@@ -73,7 +82,7 @@ def run(config: OrchestratorConfig, resume: tuple[str, ...]) -> int:
         _log.warning("configuration", detail=f"{runs} takes {needed} open files, we may have {open_files}: {remedy}")
     try:
         adopt_orphans()
-        return trio.run(_until_signalled, orchestrator)
+        return trio.run(_until_signalled, orchestrator, life)
     except Exception:  # ours: the factory has stopped everything in order before it let this out
         logs.tell("darkfactory failed; its agents were stopped. This is a bug, or a disk that refuses:")
         logs.tell(traceback.format_exc())
@@ -90,7 +99,7 @@ def _raise_open_files() -> tuple[int, int]:
     return soft, hard
 
 
-async def _until_signalled(orchestrator: AgentOrchestrator) -> int:
+async def _until_signalled(orchestrator: AgentOrchestrator, life: Life) -> int:
     """Live with the signals of a service: the first of them stops in order, any further one kills."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would take the agents' exit codes from us
     wanted = [signal.SIGTERM, signal.SIGINT]
@@ -103,7 +112,7 @@ async def _until_signalled(orchestrator: AgentOrchestrator) -> int:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_hear, received, orchestrator, killed_by)
             try:
-                outcome = await orchestrator.run()
+                outcome = await life(orchestrator)
             except tuple(EXIT_CODES) as error:
                 refusal = error
             nursery.cancel_scope.cancel()

@@ -36,10 +36,10 @@ SHOWN: Final = 3
 def explain(config: OrchestratorConfig, text: str, capabilities: Sequence[str], *, as_json: bool) -> int:
     """Print the choice; 0, or 1 when there is none."""
     when = Moment(0.0, SystemClock().utc())
-    chosen = routing.route(config, text, capabilities, standing(config, _remembered(config), when))
+    chosen = routing.route(config, text, capabilities, standing(config, remembered(config), when))
     click.echo(json.dumps(_for_programs(chosen), indent=1) if as_json else _for_people(chosen))
     if chosen.agent is not None:
-        _doubt(config, chosen.agent)
+        doubt(config, chosen.agent)
     return NOBODY if chosen.agent is None else 0
 
 
@@ -52,7 +52,7 @@ def standing(config: OrchestratorConfig, durable: Durable, when: Moment) -> dict
     return routing.standing_of(Draft.of(attrs.evolve(state, runs=durable.alive), when))
 
 
-def _remembered(config: OrchestratorConfig) -> Durable:
+def remembered(config: OrchestratorConfig) -> Durable:
     """What the fleet's journal amounts to; nothing where there is none, or, which is told, where it cannot be read."""
     try:
         journal = journal_to_read(state_dir_of(config), config.source)
@@ -65,7 +65,7 @@ def _remembered(config: OrchestratorConfig) -> Durable:
     return Durable()
 
 
-def _doubt(config: OrchestratorConfig, name: str) -> None:
+def doubt(config: OrchestratorConfig, name: str) -> None:
     """Tell if the agent's program is not here: the factory, which may have another PATH, would pass it over."""
     agent = config.agent(name)
     tool = tool_for(agent, config.tools)

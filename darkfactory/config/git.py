@@ -14,7 +14,9 @@ from darkfactory.config.finding import Misfit
 _NEVER = re.compile(r"[ ~^:?*\[\\]|\.\.|@\{|//")
 """What no name of a branch or a remote holds (`git check-ref-format`), besides what cannot be printed."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_SCP = re.compile(r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*@)?(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\]):(?!:)[^:@]+")
+_USER = r"[A-Za-z0-9._][A-Za-z0-9._-]*"
+_HOST = r"[A-Za-z0-9][A-Za-z0-9.-]*"
+_SCP = re.compile(rf"(?:{_USER}@)?{_HOST}:(?!:|//)[^:@]+")
 """`[USER@]HOST:PATH`; a second colon or @ would be a password's."""
 _GITHUB_REPO = re.compile(
     r"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::(?P<port>[0-9]{1,5}))?/)?"
@@ -60,7 +62,7 @@ def github_repo(text: str) -> None:
 
 
 def _url(scheme: str, rest: str) -> None:
-    authority, slash, path = rest.partition("/")
+    authority, _, path = rest.partition("/")
     if scheme in {"http", "git"}:
         raise Misfit(f"{scheme}:// is not encrypted: whoever listens can read and change what is pushed", "https://")
     if scheme not in {"https", "ssh", "file"}:
@@ -69,7 +71,8 @@ def _url(scheme: str, rest: str) -> None:
     # In an https address the user's name is often a token itself; ssh asks for none.
     if at and (scheme != "ssh" or ":" in user):
         raise Misfit("holds a user's name or password, which may be a secret", "leave out all before the @")
-    if user.startswith("-") or host.startswith("-") or (not host and scheme != "file") or not (slash and path):
+    of_a_machine = re.fullmatch(rf"{_HOST}(?::[0-9]{{1,5}})?", host) if scheme != "file" else not host
+    if not of_a_machine or (at and not re.fullmatch(_USER, user)) or not path:
         raise Misfit("is no whole address", "such as https://github.com/owner/repo.git")
 
 

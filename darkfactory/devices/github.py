@@ -58,7 +58,8 @@ TOLD_LENGTH: Final = 400
 _MARKER: Final = re.compile(r"<!-- darkfactory-finding: (\S{1,200}) -->")
 _FIELDS: Final = "number,url,state,isDraft,headRefName,body"
 _STATES: Final = {"OPEN": "open", "CLOSED": "closed", "MERGED": "merged"}
-_URL: Final = re.compile(r"https://[^\s\"'<>`\\]{1,500}")
+_URL: Final = re.compile(r"https://[!#-&(-;=?-\[\]-_a-~]{1,500}")
+"""Of a page: nothing in it that would end it, in whatever it is written into."""
 _OF_PULL_REQUEST: Final = re.compile(rf"{_URL.pattern}/pull/[1-9][0-9]{{0,17}}")
 
 _HOST: Final = r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*)"
@@ -517,12 +518,12 @@ def _slug(url: str) -> str | None:
 def _pull_request(told: Any) -> PullRequest:
     """One of `gh pr list`. TypeError, ValueError or KeyError if it is not."""
     number, url, state, draft, branch, body = (told[name] for name in _FIELDS.split(","))
-    if type(number) is not int or not isinstance(draft, bool):
-        raise TypeError("a number or the draft is none")
-    if not _URL.fullmatch(url) or not branch.startswith(BRANCH_PREFIX):
+    if type(number) is not int or not isinstance(draft, bool) or not isinstance(branch, str):
+        raise TypeError("a number, a draft or a branch is none")
+    if not _URL.fullmatch(url) or not branch.startswith(BRANCH_PREFIX) or not branch.isprintable():
         raise ValueError("a URL or a branch is none")
-    markers = _MARKER.findall(body)
-    return PullRequest(number, url, _STATES[state], draft, branch, markers[-1] if markers else None)
+    findings = [each for each in _MARKER.findall(body) if each.isprintable()]
+    return PullRequest(number, url, _STATES[state], draft, branch, findings[-1] if findings else None)
 
 
 def _first(found: list[PullRequest]) -> PullRequest | None:

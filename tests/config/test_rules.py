@@ -542,7 +542,6 @@ class TestTheReview:
             "ssh://git@github.com:22/o/r.git",
             "git@github.com:o/r.git",
             "host:o/r",
-            "[::1]:o/r",
         ],
     )
     def test_takes_names_addresses_and_absolute_paths_for_a_remote(self, parse, remote):
@@ -569,6 +568,9 @@ class TestTheReview:
             ("https://github.com", "is no whole address"),
             ("https:///SECRET/r", "is no whole address"),
             ("ssh://-SECRET/r", "is no whole address"),
+            ("ssh://-x@host/SECRET", "is no whole address"),
+            ("https://host:port/SECRET", "is no whole address"),
+            ("file://SECRET/it.git", "is no whole address"),
             ("file://", "is no whole address"),
         ],
     )

@@ -13,6 +13,7 @@ import pytest
 import darkfactory
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.fleet import AgentDefinition, AgentLayer
+from darkfactory.model.review import FAILED_NIGHTS, REVIEWED, ReviewOutcome
 from darkfactory.model.signals import Totals
 from darkfactory.model.state import Phase
 from darkfactory.policy.restart import AFTER
@@ -94,6 +95,29 @@ def test_every_condition_of_a_status_is_explained(tables: Tables):
     conditions = set(re.findall(r'return "(\w+)",', (SOURCE / "runtime" / "status.py").read_text(encoding="utf-8")))
     phases = {phase.value for phase in Phase}
     assert set(words(tables("library")["Statuses"])) == conditions | phases
+
+
+def test_every_outcome_of_a_review_is_explained_with_what_follows_from_it(tables: Tables):
+    documented = {row[0].strip("`"): row[1:3] for row in tables("review")["Outcomes"]}
+    assert documented == {
+        outcome.value: [
+            "yes" if outcome in FAILED_NIGHTS else "no",
+            "goes on" if outcome in REVIEWED else "looks again",
+        ]
+        for outcome in ReviewOutcome
+    }
+    assert all(row[3] for row in tables("review")["Outcomes"])
+
+
+def test_every_notice_of_a_review_is_explained(tables: Tables):
+    notices = set(re.findall(r'\bNotice\(\s*"(\w+)"', code("devices", "policy", "runtime")))
+    assert notices
+    assert set(words(tables("review")["Notices"])) == notices
+
+
+def test_the_page_of_the_review_has_its_records_too(tables: Tables):
+    kinds = set(re.findall(r'\.record\(\s*"(review_\w+)"', code("policy")))
+    assert set(words(row for row in tables("review")["Where it is written"] if "review_" in row[0])) == kinds
 
 
 def test_every_behaviour_of_the_demo_agent_is_explained(tables: Tables):

@@ -237,13 +237,16 @@ async def test_a_checkout_s_own_branch_is_not_changed_from_outside(
     ours: GitHub, checkout: Checkout, bare: Path
 ) -> None:
     """It would have files written, by filters that it names."""
-    other = Checkout.begun(bare.parent / "other")
-    other.git("checkout", "--quiet", "-b", BRANCH)
+    other = Checkout(bare.parent / "other")
+    checkout.git("init", "--quiet", f"--initial-branch={BRANCH}", str(other.path))
     other.git("config", "receive.denyCurrentBranch", "updateInstead")
-    there = other.branches()
-    with pytest.raises(CompoundReviewFailed):
-        await ours.push(checkout.path, Target(str(other.path), None), checkout.commit("better"), BRANCH)
-    assert other.branches() == there
+    commit = checkout.commit("better")
+    with pytest.raises(CompoundReviewFailed, match="could not be pushed"):
+        await ours.push(checkout.path, Target(str(other.path), None), commit, BRANCH)
+    assert (other.branches(), [each.name for each in other.path.iterdir()]) == ({}, [".git"])
+    other.git("config", "core.hooksPath", os.devnull)
+    checkout.git("push", "--quiet", str(other.path), f"{commit}:refs/heads/{BRANCH}")
+    assert (other.path / "README").exists()  # to whoever does not refuse it
 
 
 async def test_a_shallow_clone_can_push(ours: GitHub, checkout: Checkout, bare: Path, tmp_path: Path) -> None:
@@ -251,6 +254,8 @@ async def test_a_shallow_clone_can_push(ours: GitHub, checkout: Checkout, bare: 
     checkout.git("push", "--quiet", "origin", "main")
     shallow = Checkout(tmp_path / "shallow")
     checkout.git("clone", "--quiet", "--depth=1", f"file://{bare}", str(shallow.path))
+    checkout.commit("more elsewhere")
+    checkout.git("push", "--quiet", "origin", "main")
     commit = shallow.commit("better")
     await ours.push(shallow.path, await ours.target(shallow.path, "origin", None), commit, BRANCH)
     assert Checkout(bare).subjects(BRANCH) == ["better", "more", "the beginning"]
@@ -340,6 +345,7 @@ async def test_a_redirection_is_not_followed(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     async with fake_github(elsewhere) as other:
+        server.authority.write_bytes(server.authority.read_bytes() + other.authority.read_bytes())
         where = f"https://{other.host}/owner/repo.git/info/refs?service=git-receive-pack"
         server.answers["/owner/repo.git/info/refs"] = Answer(where.encode(), 301)
         with pytest.raises(CompoundReviewFailed):
