@@ -4,6 +4,7 @@ from darkfactory.config import load_config
 from darkfactory.errors import (
     AgentNotFound,
     AlreadyRunning,
+    CompoundReviewFailed,
     ConfigError,
     Fault,
     HandoffFailed,
@@ -47,6 +48,14 @@ from darkfactory.model.fleet import (
 )
 from darkfactory.model.messages import HandoffContext
 from darkfactory.model.providers import RateLimitTracker, RateLimitWindow
+from darkfactory.model.review import (
+    CompoundReviewResult,
+    Finding,
+    FindingKind,
+    FindingSeverity,
+    Improvement,
+    ReviewOutcome,
+)
 from darkfactory.model.routing import Route, RoutedBy, RoutingConfig, RunnerUp
 from darkfactory.runtime.factory import AgentOrchestrator, Outcome, open_factory
 from darkfactory.runtime.handoffs import read_handoff
@@ -65,6 +74,8 @@ __all__ = [
     "AgentStatus",
     "AlreadyRunning",
     "CompoundReviewConfig",
+    "CompoundReviewFailed",
+    "CompoundReviewResult",
     "ConfigError",
     "Containment",
     "CorrectionAction",
@@ -77,8 +88,12 @@ __all__ = [
     "Event",
     "Fallback",
     "Fault",
+    "Finding",
+    "FindingKind",
+    "FindingSeverity",
     "HandoffContext",
     "HandoffFailed",
+    "Improvement",
     "Isolation",
     "JournalDamaged",
     "JsonlMap",
@@ -99,6 +114,7 @@ __all__ = [
     "Reason",
     "Refuse",
     "Reservation",
+    "ReviewOutcome",
     "Route",
     "RoutedBy",
     "RoutingConfig",

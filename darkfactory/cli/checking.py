@@ -17,7 +17,7 @@ from darkfactory.cli import surroundings
 from darkfactory.config import missing_paths, warnings_of
 from darkfactory.devices.clock import SystemClock
 from darkfactory.devices.launcher import locate
-from darkfactory.model.fleet import AgentDefinition, OrchestratorConfig
+from darkfactory.model.fleet import AgentDefinition, CompoundReviewConfig, OrchestratorConfig
 from darkfactory.policy.schedule import Schedule
 from darkfactory.tools import tool_for
 from darkfactory.tools.environment import environment
@@ -61,6 +61,8 @@ def check(config: OrchestratorConfig, *, strict: bool) -> int:
         starts = "while its provider is blocked" if falls_back else _starts(agent, config, now)
         table.add_row(agent.name, agent.layer.value, *cells, starts)
     console.print(table)
+    if config.compound_review is not None:
+        _tell_review(config.compound_review, config, now)
     for warning in (*warnings_of(config), *missing_paths(config)):
         click.echo(f"warning: {warning.render(str(config.source))}", err=True)
     for name, found in seen.items():
@@ -69,6 +71,14 @@ def check(config: OrchestratorConfig, *, strict: bool) -> int:
         for fault in found.faults:
             click.echo(f"{name}: {fault}", err=True)
     return TOOL_MISSING if strict and any(found.faults for found in seen.values()) else 0
+
+
+def _tell_review(review: CompoundReviewConfig, config: OrchestratorConfig, now: datetime) -> None:
+    kind = "with pull requests" if review.create_prs else "a dry run"
+    click.echo(f"\ncompound review, {kind}: {_next(review.schedule, config, now)}")
+    if review.create_prs and locate("gh", os.environ, config.working_dir) is None:
+        remedy = "install it (https://cli.github.com)"
+        click.echo(f"warning: compound review: there is no gh to open pull requests with; {remedy}", err=True)
 
 
 def _with_fallbacks(config: OrchestratorConfig) -> list[AgentDefinition]:
@@ -139,7 +149,11 @@ def _starts(agent: AgentDefinition, config: OrchestratorConfig, now: datetime) -
         return "disabled"
     if agent.schedule is None:
         return "always on" if agent.layer.value == "Safety" else "on demand"
-    schedule = Schedule(agent.schedule, config.timezone)
+    return _next(agent.schedule, config, now)
+
+
+def _next(cron: str, config: OrchestratorConfig, now: datetime) -> str:
+    schedule = Schedule(cron, config.timezone)
     found: list[str] = []
     at: datetime | None = now
     while at is not None and len(found) < FIRES_SHOWN:

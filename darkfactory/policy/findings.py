@@ -7,7 +7,6 @@ finding is known again on the next night, however it has grown.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
@@ -93,6 +92,8 @@ def findings(
 
 def finding_id(kind: FindingKind, about: str) -> str:
     """The id of a finding about this: a path, an agent, a branch."""
+    import hashlib  # which brings OpenSSL, and a factory may never review
+
     return f"{kind.value}-{hashlib.sha256(about.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 

@@ -244,3 +244,20 @@ def test_people_are_told_shortly_and_nothing_of_it_steers_their_terminal(
 def test_programs_are_told_everything(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reviewing._tell(load_config(file, {}), result(), as_json=True)
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(to_json(result())))
+
+
+@pytest.mark.parametrize("gh", [False, True])
+def test_check_tells_when_the_next_reviews_are_and_whether_there_is_a_gh(file: Path, tmp_path: Path, gh: bool) -> None:
+    (tmp_path / "repo").mkdir()
+    program = tmp_path / "bin" / "gh"
+    program.parent.mkdir()
+    program.touch(0o755 if gh else 0o644)
+
+    def check() -> Result:
+        return CliRunner().invoke(main, ["check", str(file)], env={"PATH": str(program.parent)})
+
+    assert "\n\ncompound review, a dry run: " in check().stdout
+    assert check().stderr == ""
+    file.write_text(FLEET.replace("[[", "create_prs = true\ngate = ['make']\n[["))
+    assert "\n\ncompound review, with pull requests: " in check().stdout
+    assert ("there is no gh" in check().stderr) is not gh

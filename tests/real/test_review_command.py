@@ -198,6 +198,7 @@ def test_the_whole_review_improves_checks_and_keeps_what_it_cannot_hand_in(fleet
     assert fleet_.checkout.branches()[improvement["branch"]] == improvement["commit"]
     assert hashed(tmp_path / "work" / "sub") == before
     assert fleet_.checkout.git("status", "--porcelain") == ""
+    assert fleet_.checkout.git("worktree", "list").count("\n") == 0
     assert not (tmp_path / "guarded").exists()  # nobody else ran
     last = fleet_.review("--last", "--json")
     assert json.loads(last.stdout) == told
