@@ -535,6 +535,7 @@ class Factory(RuleBasedStateMachine):
             assert not wanted
         elif state.looked_at and state.stopping is None:
             assert wanted == {(review.errand.agent, Cause.REVIEW)}
+            assert review.run is None
 
     @invariant()
     def deciding_makes_progress(self) -> None:
