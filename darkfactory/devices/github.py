@@ -47,8 +47,6 @@ GRACE_SECS: Final = 1.0
 MAX_OUTPUT_BYTES: Final = 8 * 1024**2
 MOST_OPEN: Final = 1000
 """Open pull requests of a repository that are looked through for ours, whoever opened them."""
-MOST_CLOSED: Final = 200
-"""Of any state, the newest, that are looked through for one about a finding."""
 TITLE_LENGTH: Final = 200
 BODY_LENGTH: Final = 60_000
 """GitHub takes 65,536 characters."""
@@ -170,7 +168,7 @@ class Forge(Protocol):
         ...
 
     async def find(self, target: Target, branch: str, finding: str) -> PullRequest | None:
-        """The pull request of a branch, or else about a finding, in any state; an open one before others.
+        """The pull request of a branch, in any state, or else an open one about the finding: what comes back is new.
 
         Fails as `waiting` does.
         """
@@ -254,13 +252,12 @@ class GitHub:
         return await self._list(target, "--state=open", f"--limit={MOST_OPEN}")
 
     async def find(self, target: Target, branch: str, finding: str) -> PullRequest | None:
-        """See `Forge.find`. Of closed ones about a finding only the `MOST_CLOSED` newest are known."""
+        """See `Forge.find`."""
         found = await self._list(target, "--state=all", f"--head={branch}", "--limit=30")
         of_branch = [each for each in found if each.branch == branch]
         if of_branch:
             return _first(of_branch)
-        found = await self.waiting(target) + await self._list(target, "--state=all", f"--limit={MOST_CLOSED}")
-        return _first([each for each in found if each.finding == finding])
+        return _first([each for each in await self.waiting(target) if each.finding == finding])
 
     async def push(self, repo: Path, target: Target, commit: str, branch: str) -> None:
         """See `Forge.push`."""

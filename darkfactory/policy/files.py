@@ -7,6 +7,7 @@ people's libraries, pictures, prose. Whoever looks for untested or growing code 
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 from posixpath import basename
 from typing import Final
 
@@ -28,6 +29,17 @@ _OTHERS_DIRECTORIES: Final = frozenset(
         *("bower_components", "dist", "generated", "__generated__", "gen", "snapshots", "__snapshots__"),
     }
 )
+_ASIDE_DIRECTORIES: Final = frozenset(
+    {"benchmark", "benchmarks", "bench", "doc", "docs", "example", "examples", "sample", "samples", "demo", "demos"}
+)
+_PUT_OFF: Final = re.compile(
+    r"""(?:^|\s)(?:\#+|//+!?|/?\*+|--+|;+|%+|<!--|"{3}|'{3})\s*@?(TODO|FIXME|XXX)\b|^\s*(TODO|FIXME|XXX)\s*[:(]"""
+)
+"""A mark at the beginning of a comment, or of a line as `TODO: ...`; elsewhere somebody only speaks of it."""
+_LINE_CHARS: Final = 1000
+_NAME_CHARS: Final = 200
+_BEFORE_TESTED: Final = ("test_", "test-", "tests_", "spec_")
+_BEHIND_TESTED: Final = ("_test", "-test", "_tests", "_spec", "-spec", "tests", "test", "spec")
 _GENERATED: Final = re.compile(
     r"\.min\.(js|css|mjs)$|[._-]generated\.|\.g\.(dart|cs|kt)$|_pb2(_grpc)?\.pyi?$|\.pb\.(go|cc|h)$"
     r"|\.designer\.(cs|vb)$|\.(map|snap|svg)$|^zz_generated"
@@ -92,6 +104,17 @@ def is_code(path: str) -> bool:
     return _suffix(path) in _CODE and not is_made(path) and not is_manifest(path)
 
 
+def is_aside(path: str) -> bool:
+    """Whether the file only shows or measures something: nobody expects a test of it."""
+    return _in(path, _ASIDE_DIRECTORIES)
+
+
+def put_off(line: str) -> str | None:
+    """TODO, FIXME or XXX, where a line marks with it work that was put off."""
+    found = _PUT_OFF.search(line[:_LINE_CHARS])
+    return None if found is None else found[1] or found[2]
+
+
 def stem(path: str) -> str:
     """What a test of this file would be named after: its name without suffixes and case."""
     return basename(path).partition(".")[0].casefold()
@@ -99,14 +122,25 @@ def stem(path: str) -> str:
 
 def stems_of_test(path: str) -> frozenset[str]:
     """What a test may be named after: `parser` of `test_parser.py`, `parser.spec.ts`, `parser_test.go`,
-    `ParserTest.java`, and of `parser.py` among the tests.
+    `ParserTest.java`, `test_parser_errors.py`, and of `parser.py` among the tests.
     """
     name = stem(path)
-    return frozenset({name, re.sub(r"^(tests?|specs?)[_-]|[_-]?(tests?|specs?)$", "", name)})
+    bare = name
+    for before in _BEFORE_TESTED:
+        bare = bare.removeprefix(before)
+    for behind in _BEHIND_TESTED:
+        bare = bare.removesuffix(behind)
+    words = bare[:_NAME_CHARS].replace("-", "_").split("_")
+    lengths = accumulate(map(len, words), lambda length, more: length + 1 + more)
+    return frozenset({name, bare, *(bare[:length] for length in lengths)})
 
 
 def _others(path: str) -> bool:
-    return not _OTHERS_DIRECTORIES.isdisjoint(path.casefold().split("/")[:-1])
+    return _in(path, _OTHERS_DIRECTORIES)
+
+
+def _in(path: str, directories: frozenset[str]) -> bool:
+    return not directories.isdisjoint(path.casefold().split("/")[:-1])
 
 
 def _suffix(path: str) -> str:

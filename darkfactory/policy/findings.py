@@ -134,7 +134,7 @@ def _churn(histories: Mapping[str, changes.History]) -> Iterator[_Found]:
     """1 for each commit."""
     for path, history in histories.items():
         count = len(history.commits)
-        if count >= CHURN_COMMITS and not files.is_made(path) and not files.is_prose(path):
+        if count >= CHURN_COMMITS and not (files.is_made(path) or files.is_prose(path) or looks_like_test(path)):
             why = (
                 f"{count} commits changed it, with {_count(history.added, 'line')} added and {history.deleted} deleted"
             )
@@ -161,7 +161,7 @@ def _fixes_of_fixes(histories: Mapping[str, changes.History]) -> Iterator[_Found
     """2 for each fix of the same file, from the second on."""
     for path, history in histories.items():
         fixes = [commit for commit in history.commits if changes.is_fix(commit)]
-        if len(fixes) > 1 and files.is_code(path) and not looks_like_test(path):
+        if len(fixes) > 1 and _is_own_code(path):
             evidence = Evidence(commits=_commits(fixes), files=(_path(path),))
             why, title = f"{len(fixes)} fixes went into it", f"{_name(path)} was fixed, and fixed again"
             yield _Found(FindingKind.FIX_OF_FIX, path, title, 2 * len(fixes), why, evidence)
@@ -169,47 +169,48 @@ def _fixes_of_fixes(histories: Mapping[str, changes.History]) -> Iterator[_Found
 
 def _put_off(scan: Scan) -> Iterator[_Found]:
     """1 for each TODO, 2 for each other mark."""
-    by_path: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    by_path: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
     for line in scan.marked:
-        if not files.is_made(line.path):
-            by_path[line.path].append((line.line, line.text))
+        mark = files.put_off(line.text)
+        if mark is not None and not files.is_made(line.path):
+            by_path[line.path].append((line.line, line.text.strip(), mark))
     for path, lines in by_path.items():
-        worse = sum("FIXME" in text or "XXX" in text for _, text in lines)
-        told = tuple(f"{_path(path)}:{number}: {visible(text.strip())}" for number, text in sorted(lines)[:TOLD])
-        count = len(lines)
+        count, worse = len(lines), sum(mark != "TODO" for _, _, mark in lines)
+        told = tuple(f"{_path(path)}:{number}: {visible(text)}" for number, text, _ in sorted(lines)[:TOLD])
         why = f"{_count(count, 'line')} put off work, {worse} of them with FIXME or XXX"
         title = f"{_name(path)} has new work that was put off"
         yield _Found(FindingKind.TODO, path, title, count + worse, why, Evidence(files=(_path(path),), lines=told))
 
 
 def _untested(scan: Scan, histories: Mapping[str, changes.History]) -> Iterator[_Found]:
-    """1, and 1 for each 25 lines that came without a test; half of that where there is a test of the file's name."""
-    named = {stem for test in scan.tests for stem in files.stems_of_test(test)}
+    """1, and 1 for each 50 lines that came without a test; half of that where there is a test of the file's name."""
     changed = {stem for path in histories if looks_like_test(path) for stem in files.stems_of_test(path)}
-    for path, history in histories.items():
-        lines, stem = history.untested_added, files.stem(path)
-        if lines < UNTESTED_LINES or looks_like_test(path) or not files.is_code(path) or stem in changed:
-            continue
-        strength, why = (
-            1 + lines / 25,
-            f"{_count(lines, 'line')} came in commits that change no test, and no test has its name",
-        )
-        if stem in named:
-            strength, why = (
-                strength / 2,
-                f"{_count(lines, 'line')} came in commits that change no test, though it has one",
-            )
+    untested = {
+        path: history
+        for path, history in histories.items()
+        if history.untested_added >= UNTESTED_LINES
+        and _is_own_code(path)
+        and not files.is_aside(path)
+        and files.stem(path) not in changed
+    }
+    # a repository may have very many
+    named = {stem for test in scan.tests for stem in files.stems_of_test(test)} if untested else set[str]()
+    for path, history in untested.items():
+        strength, has = 1 + history.untested_added / 50, "and no test has its name"
+        if files.stem(path) in named:
+            strength, has = strength / 2, "though there is one of its name"
+        why = f"{_count(history.untested_added, 'line')} came in commits that change no test, {has}"
         evidence = Evidence(commits=_commits(history.untested), files=(_path(path),))
         yield _Found(FindingKind.UNTESTED, path, f"{_name(path)} changed without a test", strength, why, evidence)
 
 
 def _grown_files(scan: Scan) -> Iterator[_Found]:
-    """1 for each 200 lines that it has, 5 at most, and 1 for each 50 that it grew by, 5 at most."""
+    """1 for each 200 lines that it has, 5 at most, and 1 for each 50 that it grew by, if it was there, 5 at most."""
     for size in scan.sizes:
         grew, path = size.lines - size.lines_before, size.path
-        if size.lines < LARGE_LINES or grew < GREW_LINES or looks_like_test(path) or not files.is_code(path):
+        if size.lines < LARGE_LINES or grew < GREW_LINES or not _is_own_code(path):
             continue
-        strength = min(5.0, size.lines / 200) + min(5.0, grew / 50)
+        strength = min(5.0, size.lines / 200) + (min(5.0, grew / 50) if size.lines_before else 0.0)
         why = f"it has {size.lines} lines and had {size.lines_before}"
         told = f"{_path(path)}:{size.lines}: {why}"
         evidence = Evidence(files=(_path(path),), lines=(told,))
@@ -220,13 +221,13 @@ def _grown_functions(scan: Scan) -> Iterator[_Found]:
     """1 for each 15 lines that were added to it."""
     grown: dict[tuple[str, str], tuple[int, int]] = {}
     for function in scan.functions:
-        if function.name.strip() and files.is_code(function.path) and not looks_like_test(function.path):
+        if function.name.strip() and _is_own_code(function.path):
             line, added = grown.get((function.path, function.name), (function.line, 0))
             grown[function.path, function.name] = min(line, function.line), added + function.added
     for (path, name), (line, added) in grown.items():
         if added >= GREW_LINES:
             evidence = Evidence(files=(_path(path),), lines=(f"{_path(path)}:{line}: {visible(name.strip())}",))
-            title, why = f"A function of {_name(path)} has grown", f"{_count(added, 'line')} were added to it"
+            title, why = f"{visible(name.strip(), 60)} in {_name(path)} has grown", f"{_count(added, 'line')} came"
             yield _Found(FindingKind.GREW, f"{path}\0{name}", title, added / 15, why, evidence)
 
 
@@ -274,6 +275,11 @@ def _of_agents(stories: Iterable[AgentStory]) -> Iterator[_Found]:
             yield _Found(
                 FindingKind.AGENT, told.agent, f"Agent {_name(told.agent)} has trouble", strength, why, evidence
             )
+
+
+def _is_own_code(path: str) -> bool:
+    """Whether it is source code that somebody wrote, and no test."""
+    return files.is_code(path) and not looks_like_test(path)
 
 
 def _counted(counts: Mapping[str, int], words: str) -> str:

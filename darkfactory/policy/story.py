@@ -36,8 +36,8 @@ class _Told:
     turned_away: set[str] = field(factory=set)
     """Run ids."""
     refusals: Counter[str] = field(factory=Counter)
-    told_runs: deque[str] = field(factory=lambda: deque(maxlen=TOLD))
-    told: deque[str] = field(factory=lambda: deque(maxlen=TOLD))
+    told_runs: deque[tuple[str, str, str]] = field(factory=lambda: deque(maxlen=TOLD))
+    told: deque[tuple[str, str, str]] = field(factory=lambda: deque(maxlen=TOLD))
 
     def ended(self, line: Mapping[str, Any]) -> None:
         """A run of it has its verdict."""
@@ -45,7 +45,7 @@ class _Told:
         reason = _text(line, "reason")
         if reason in _BAD:
             self.bad_ends[reason] += 1
-            self.told_runs.append(_in_words(_text(line, "run"), reason, _text(line, "detail")))
+            self.told_runs.append((_text(line, "run"), reason, _text(line, "detail")))
         elif reason in _TURNED_AWAY:
             self.turned_away.add(_text(line, "run"))
 
@@ -54,26 +54,26 @@ class _Told:
         level, score = _text(line, "level"), line.get("score")
         self.drift[level] += 1
         told = f"score {score}" if isinstance(score, int | float) else ""
-        self.told.append(_in_words("drift", level, told))
+        self.told.append(("drift", level, told))
 
     def held(self, line: Mapping[str, Any]) -> None:
         """It was held; whom a person holds did nothing wrong."""
         reason = _text(line, "reason")
         if reason != "operator":
             self.holds += 1
-            self.told.append(_in_words("held", reason, _text(line, "detail")))
+            self.told.append(("held", reason, _text(line, "detail")))
 
     def blocked(self, line: Mapping[str, Any]) -> None:
         """Its provider turned a run away, and everybody else with it."""
         self.turned_away.add(_text(line, "run"))
-        self.told.append(_in_words("provider_blocked", _text(line, "error_class"), _text(line, "detail")))
+        self.told.append(("provider_blocked", _text(line, "error_class"), _text(line, "detail")))
 
     def refused(self, line: Mapping[str, Any]) -> None:
         """It did not run, or was not told something."""
         kind = _text(line, "kind")
         reason = _text(line, "reason") or kind
         self.refusals[reason] += 1
-        self.told.append(_in_words(kind, _text(line, "reason"), _text(line, "detail")))
+        self.told.append((kind, _text(line, "reason"), _text(line, "detail")))
 
     def done(self, agent: str) -> AgentStory:
         """All that was read."""
@@ -85,8 +85,8 @@ class _Told:
             self.holds,
             len(self.turned_away),
             dict(sorted(self.refusals.items())),
-            tuple(self.told_runs),
-            tuple(self.told),
+            tuple(map(_in_words, self.told_runs)),
+            tuple(map(_in_words, self.told)),
         )
 
 
@@ -120,6 +120,7 @@ def _text(line: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _in_words(what: str, reason: str, detail: str) -> str:
+def _in_words(one: tuple[str, str, str]) -> str:
+    what, reason, detail = one
     told = f"{what} {reason}".strip()
     return visible(f"{told}: {detail}" if detail else told)

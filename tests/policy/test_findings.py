@@ -71,7 +71,7 @@ class TestChurn:
     def test_a_thousand_commits_are_no_more_than_ten(self):
         assert strengths(scan(*(commit("x", "a.py") for _ in range(1000))), FindingKind.CHURN) == {"a.py": 10}
 
-    @pytest.mark.parametrize("path", ["uv.lock", "vendor/a.py", "README.md", "docs/a.rst", "a.min.js", "x_pb2.py"])
+    @pytest.mark.parametrize("path", ["uv.lock", "vendor/a.py", "README.md", "docs/a.rst", "a.min.js", "tests/a.py"])
     def test_not_what_nobody_wrote_nor_what_is_for_reading(self, path: str):
         assert strengths(scan(*(commit("x", path) for _ in range(5))), FindingKind.CHURN) == {}
 
@@ -159,13 +159,56 @@ class TestFixesOfFixes:
 
 class TestWorkThatWasPutOff:
     def test_a_file_with_marks(self):
-        lines = AddedLine("a.py", 9, "  # FIXME b"), AddedLine("a.py", 2, "# TODO a"), AddedLine("vendor/x.c", 1, "XXX")
+        lines = (
+            AddedLine("a.py", 9, "  x() # FIXME b"),
+            AddedLine("a.py", 2, "# TODO a"),
+            AddedLine("vendor/x.c", 1, "/* XXX */"),
+        )
         (one,) = found(scan(marked=lines), FindingKind.TODO)
-        assert one.evidence.lines == ("a.py:2: # TODO a", "a.py:9: # FIXME b")
+        assert one.evidence.lines == ("a.py:2: # TODO a", "a.py:9: x() # FIXME b")
         assert one.score == 3
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *(
+                "# TODO x",
+                "\t#TODO",
+                "x = 1  # FIXME(ann): y",
+                "// XXX",
+                "/// TODO",
+                " * TODO: x",
+                "* @TODO x",
+                "/* FIXME */",
+            ),
+            *("-- TODO", "; TODO", "% FIXME", "<!-- TODO x -->", "TODO: x", "  FIXME(ann)", '"""TODO: x"""', "//!TODO"),
+        ],
+    )
+    def test_a_comment_begins_with_it(self, text: str):
+        assert found(scan(marked=(AddedLine("a.py", 1, text),)), FindingKind.TODO)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *(
+                'MARKS = "TODO"',
+                "grep TODO",
+                "print('# TODO')",
+                "# nothing TODO",
+                "# TODOS",
+                "x = TODO",
+                "# todo",
+                "",
+                "XXXX",
+            ),
+            *("- lines with TODO, FIXME or XXX", '"# FIXME b"', "#" * 5000 + " TODO", " " * 5000 + "TODO:"),
+        ],
+    )
+    def test_who_only_speaks_of_it_has_put_off_nothing(self, text: str):
+        assert found(scan(marked=(AddedLine("a.py", 1, text),))) == []
+
     def test_many_are_capped(self):
-        lines = tuple(AddedLine("a.py", number, "TODO" * 1000) for number in range(1, 1000))
+        lines = tuple(AddedLine("a.py", number, "# TODO " * 1000) for number in range(1, 1000))
         (one,) = found(scan(marked=lines), FindingKind.TODO)
         assert one.score == 10
         assert len(one.evidence.lines) == 10
@@ -174,19 +217,19 @@ class TestWorkThatWasPutOff:
 
 class TestUntested:
     def test_code_that_came_without_a_test(self):
-        assert strengths(scan(commit("x", change("a.py", 50))), FindingKind.UNTESTED) == {"a.py": 3}
+        assert strengths(scan(commit("x", change("a.py", 100))), FindingKind.UNTESTED) == {"a.py": 3}
         assert strengths(scan(commit("x", change("a.py", 9))), FindingKind.UNTESTED) == {}
 
     def test_code_that_came_with_a_test_in_its_commit(self):
         assert not found(scan(commit("x", change("a.py", 50), "tests/test_other.py")), FindingKind.UNTESTED)
 
     def test_code_whose_own_test_came_in_another_commit(self):
-        commits = commit("x", change("a.py", 50), change("b.py", 50)), commit("y", "tests/test_a.py")
+        commits = commit("x", change("a.py", 100), change("b.py", 100)), commit("y", "tests/test_a.py")
         assert strengths(scan(*commits), FindingKind.UNTESTED) == {"b.py": 3}
 
     def test_code_that_has_a_test_of_its_name_matters_half(self):
         tests = frozenset({"tests/unit/test_a.py"})
-        of = scan(commit("x", change("src/a.py", 50)), tests=tests)
+        of = scan(commit("x", change("src/a.py", 100)), tests=tests)
         assert strengths(of, FindingKind.UNTESTED) == {"src/a.py": 1.5}
 
     @pytest.mark.parametrize(
@@ -203,6 +246,7 @@ class TestUntested:
                 "setup.py",
             ),
             *("yarn.lock", "vendor/a.go", "node_modules/x/a.js", "api_pb2.py", "a.min.js", "x.svg", "LICENSE", "a"),
+            *("benchmarks/a.py", "docs/conf.py", "examples/x/a.rs"),
         ],
     )
     def test_what_needs_none(self, path: str):
@@ -218,6 +262,7 @@ class TestUntested:
             ("lib/parser.rb", "spec/parser_spec.rb"),
             ("x/parser.py", "tests/parser.py"),
             ("parser.py", "tests/test_parser.py"),
+            ("parser.py", "tests/test_parser_errors.py"),
         ],
     )
     def test_names_that_belong_together(self, path: str, test: str):
@@ -228,7 +273,15 @@ class TestUntested:
 class TestGrowth:
     @pytest.mark.parametrize(
         ("before", "after", "strength"),
-        [(300, 400, 4.0), (0, 500, 7.5), (500, 600, 5.0), (500, 539, None), (100, 399, None), (5000, 9000, 10.0)],
+        [
+            (300, 400, 4.0),
+            (0, 500, 2.5),
+            (0, 5000, 5.0),
+            (500, 600, 5.0),
+            (500, 539, None),
+            (100, 399, None),
+            (5000, 9000, 10.0),
+        ],
     )
     def test_a_file(self, before: int, after: int, strength: float | None):
         expected = {} if strength is None else {"a.py": strength}
@@ -239,6 +292,7 @@ class TestGrowth:
         other = FunctionGrowth("a.py", "def g():", 5, 39)
         (one,) = found(scan(functions=(*places, other)), FindingKind.GREW)
         assert one.evidence.lines == ("a.py:20: def f():",)
+        assert one.title == "def f(): in a.py has grown"
         assert one.score == 6
 
     def test_tests_data_and_no_function_at_all_may_grow(self):
@@ -321,7 +375,7 @@ class TestAgents:
 class TestRanking:
     BUSY = scan(
         *(commit("fix x", change("a.py", 40), "package.json") for _ in range(4)),
-        marked=(AddedLine("a.py", 1, "TODO"),),
+        marked=(AddedLine("a.py", 1, "# TODO"),),
         branches=(Branch("agent/x", "d" * 40, 1, NOW),),
     )
 
@@ -349,21 +403,39 @@ class TestRanking:
         assert set(DEFAULT_WEIGHTS) == set(FindingKind)
 
     def test_one_kind_does_not_hide_the_others(self):
-        many = tuple(AddedLine(f"{number:04}.py", 1, "FIXME") for number in range(3000))
+        many = tuple(AddedLine(f"{number:04}.py", 1, "# FIXME") for number in range(3000))
         every = found(attrs.evolve(self.BUSY, marked=many), None, (), todo=1000.0)
         assert sum(each.kind is FindingKind.TODO for each in every) == MOST_OF_A_KIND
         assert {each.kind for each in every} >= {FindingKind.CHURN, FindingKind.BRANCH}
 
     def test_there_are_never_more_than_a_person_can_read(self):
         files = [change(f"{number}/{name}", 40) for number in range(20) for name in ("package.json", "a.py")]
-        marked = tuple(AddedLine(f"{number}.py", 1, "FIXME") for number in range(20))
+        marked = tuple(AddedLine(f"{number}.py", 1, "# FIXME") for number in range(20))
         sizes = tuple(FileSize(f"{number}.py", 0, 900) for number in range(20))
         branches = tuple(Branch(f"{number}", "d" * 40, 1, NOW) for number in range(20))
         of = scan(*(commit("fix", *files) for _ in range(3)), marked=marked, sizes=sizes, branches=branches)
         assert len(found(of)) == MOST
 
+    def test_on_another_night_a_finding_has_grown_and_its_id_has_not(self):
+        def night(size: int) -> tuple[Scan, tuple[AgentStory, ...]]:
+            commits = (commit("Fix it", change("a.py", size), change("go.mod", size)) for _ in range(size))
+            of = scan(
+                *commits,
+                commit('Revert "x"', "b.py"),
+                marked=tuple(AddedLine("a.py", line, "# TODO") for line in range(size)),
+                sizes=(FileSize("a.py", size, 100 * size),),
+                functions=(FunctionGrowth("a.py", "def f():", size, 50 * size),),
+                branches=(Branch("agent/x", f"{size:040x}", size, NOW),),
+            )
+            return of, (AgentStory("a", size, {"failed": size}, told_runs=(f"a-{size}",)),)
+
+        one, other = ({each.id: each for each in found(of, None, told)} for of, told in (night(10), night(20)))
+        assert one.keys() == other.keys()
+        assert {each.kind for each in one.values()} == set(FindingKind)
+        assert sum(one[its_id].why != other[its_id].why for its_id in one) >= 7
+
     def test_findings_of_one_score_are_in_the_order_of_their_ids(self):
-        marked = tuple(AddedLine(f"{number}.py", 1, "TODO") for number in range(9))
+        marked = tuple(AddedLine(f"{number}.py", 1, "# TODO") for number in range(9))
         ids = [each.id for each in found(scan(marked=marked))]
         assert ids == sorted(ids)
 
@@ -371,7 +443,9 @@ class TestRanking:
 PATHS = st.sampled_from(
     ["a.py", "b/a.py", "tests/test_a.py", "package.json", "go.sum", "README.md", "x\udcff\n.py", "`|<b>.rs", "/a", ""]
 )
-SUBJECTS = st.sampled_from(["fix x", 'Revert "x"', "revert: \ud800", "Add", "", "Merge @user #1"]) | st.text(max_size=9)
+SUBJECTS = st.sampled_from(
+    ["fix x", "# TODO x", "// XXX", 'Revert "x"', "revert: \ud800", "Add", "", "Merge @user #1"]
+) | st.text(max_size=9)
 LINES = st.none() | st.integers(0, 2000)
 CHANGES = st.builds(FileChange, PATHS, st.sampled_from("AMDRCT"), LINES, LINES, st.none() | PATHS)
 TIMES = st.integers(0, 1000).map(lambda secs: NOW - timedelta(seconds=secs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from datetime import timedelta
+from pathlib import Path
 
 from attrs import evolve
 from hypothesis import settings
@@ -16,13 +17,18 @@ from darkfactory.model.actions import LEVEL, Cause, Queue, Refuse
 from darkfactory.model.drift import ACTION_FOR, CorrectionLevel, DriftAlert, DriftMetrics, DriftScore
 from darkfactory.model.ends import CLASSES, ErrorClass, Reason, Verdict
 from darkfactory.model.events import (
+    CompoundReview,
     DefinitionRead,
     Drifted,
+    ErrandAsked,
+    ErrandWithdrawn,
     Event,
     HoldAsked,
     MessageSent,
     OutputSeen,
     ResumeAsked,
+    ReviewAsked,
+    ReviewEnded,
     RunEnded,
     RunStarted,
     ShutdownAsked,
@@ -35,6 +41,7 @@ from darkfactory.model.events import (
 )
 from darkfactory.model.fleet import (
     STOP_ORDER,
+    CompoundReviewConfig,
     Fallback,
     LayerConfig,
     OrchestratorConfig,
@@ -45,6 +52,7 @@ from darkfactory.model.fleet import (
 )
 from darkfactory.model.messages import Mention, Sent
 from darkfactory.model.providers import Spending
+from darkfactory.model.review import CompoundReviewResult, Errand, Improvement, ReviewOutcome
 from darkfactory.model.state import Request
 from darkfactory.policy import messages, reservations, siblings
 from darkfactory.policy.admission import PROVIDER_WAITS
@@ -76,6 +84,7 @@ SPENT = st.builds(Spending, st.integers(0, 5), st.integers(0, 2000), st.sampled_
 NAMES = [definition.name for definition in AGENTS]
 PROVIDERS = {"p": ProviderConfig(calls_per_hour=12, hard=True), "q": ProviderConfig(tokens_per_day=10_000)}
 ERRORS = [None, *(error for error in ErrorClass if CLASSES[error].reason is Reason.THROTTLED)]
+REVIEW = CompoundReviewConfig("*/30 * * * *", Path("/repository"), create_prs=True)
 ENDS = [reason for reason in Reason if reason not in (Reason.LOST, Reason.SHUTDOWN)]
 
 
@@ -101,12 +110,14 @@ class Factory(RuleBasedStateMachine):
         """Run -> its provider."""
         self.messages: dict[str, str] = {}
         """What was accepted and is neither done nor expired: message -> its receiver."""
+        self.errands: set[str] = set()
+        """Those that a run has taken on, by the review that wanted them and their number."""
         self.probes: dict[str, float] = {}
         """Runs that began at a blocked provider and were not turned away since; and when."""
         self.tell(ToolsChecked(moment(0), {}))
 
     def fleet(self, layer: LayerConfig, cap: int) -> OrchestratorConfig:
-        config = fleet(*AGENTS, layer=layer, max_concurrent_runs=cap, providers=PROVIDERS)
+        config = fleet(*AGENTS, layer=layer, max_concurrent_runs=cap, providers=PROVIDERS, compound_review=REVIEW)
         return evolve(config, layers={**config.layers, SAFETY: evolve(layer, strategy=self.strategy)})
 
     def restarted_with(self, name: str) -> set[str]:
@@ -166,6 +177,12 @@ class Factory(RuleBasedStateMachine):
                     assert action.agent not in self.missing
                     assert all(self.messages[message.id] == action.agent for message in action.messages)
                     assert action.messages or action.cause not in (Cause.MESSAGE, Cause.HANDOFF)
+                    assert (action.errand is not None) == (action.cause is Cause.REVIEW)
+                    if action.errand is not None:
+                        assert action.errand.branch not in self.errands, "no errand is done twice"
+                        assert (action.errand.agent, action.messages, action.warm) == (action.agent, (), False)
+                        assert action.layer is not SAFETY
+                        self.errands.add(action.errand.branch)
                     recent = [at for at in self.bad_ends.get(action.agent, ()) if at > event.when.at - 300.0]
                     assert len(recent) <= self.layer.max_restarts, "restarts within intensity"
                     if action.occurrence is not None and action.attempt == 1:
@@ -340,6 +357,50 @@ class Factory(RuleBasedStateMachine):
         assert number in self.world.answers
 
     @going
+    @rule(ago=st.floats(0.0, 5000.0))
+    def review_is_due(self, ago: float) -> None:
+        self.tell(CompoundReview(self.world.now(), EPOCH + timedelta(seconds=round(self.world.at - ago))))
+
+    @going
+    @rule(dry_run=st.sampled_from([None, True, False]), number=st.integers(4001, 5000))
+    def review_asked(self, dry_run: bool | None, number: int) -> None:
+        self.tell(ReviewAsked(self.world.now(), dry_run, number))
+        assert number in self.world.answers
+
+    @precondition(lambda self: self.world.finish is None and self.world.state.review is not None)
+    @rule(name=st.sampled_from(NAMES))
+    def errand_asked(self, name: str) -> None:
+        review = self.world.state.review
+        if review.errand is None and review.run is None and review.refused is None:
+            errand = Errand(review.id, name, "task", Path("/repository"), "c" * 40, "main", f"branch-{review.id}")
+            self.tell(ErrandAsked(self.world.now(), errand))
+
+    @precondition(lambda self: self.world.finish is None and self.world.state.review is not None)
+    @rule()
+    def errand_withdrawn(self) -> None:
+        review = self.world.state.review
+        self.tell(ErrandWithdrawn(self.world.now(), review.id, "out of time"))
+        assert self.world.state.review.errand is None
+        assert review.run not in self.world.orders or review.run in self.world.stops
+
+    @precondition(lambda self: self.world.finish is None and self.world.state.review is not None)
+    @rule(outcome=st.sampled_from(ReviewOutcome), finding=st.sampled_from(["churn-1", "todo-2"]))
+    def review_ends(self, outcome: ReviewOutcome, finding: str) -> None:
+        review = self.world.state.review
+        if review.errand is not None:
+            self.errand_withdrawn()
+        improvement = Improvement(finding, "title", "task", "helper", (), "branch", review.run)
+        self.tell(
+            ReviewEnded(
+                self.world.now(),
+                CompoundReviewResult(
+                    (), improvement, False, None, 1.0, outcome, id=review.id, dry_run=review.dry_run, commit="d" * 40
+                ),
+            )
+        )
+        assert self.world.state.review is None
+
+    @going
     @rule(name=st.sampled_from(NAMES), number=st.integers(2001, 3000))
     def hold_asked(self, name: str, number: int) -> None:
         self.tell(HoldAsked(self.world.now(), name, "why", number))
@@ -466,6 +527,17 @@ class Factory(RuleBasedStateMachine):
                 assert any((name, cause) in state.queue for cause in Cause)
 
     @invariant()
+    def what_a_review_wants_is_at_the_gate_until_a_run_has_begun_or_it_was_refused(self) -> None:
+        state = self.world.state
+        wanted = {key for key in state.queue if key[1] is Cause.REVIEW}
+        review = state.review
+        if review is None or review.errand is None:
+            assert not wanted
+        elif state.looked_at and state.stopping is None:
+            assert wanted == {(review.errand.agent, Cause.REVIEW)}
+            assert review.run is None
+
+    @invariant()
     def deciding_makes_progress(self) -> None:
         if self.world.finish is None:
             assert self.world.state.next_deadline() > self.world.at
@@ -475,16 +547,18 @@ class Factory(RuleBasedStateMachine):
         stopping = self.world.state.stopping
         if self.world.finish is not None:
             assert stopping is not None
-            nobody = not self.world.orders and not self.world.warm
+            nobody = not self.world.orders and not self.world.warm and self.world.state.review is None
             assert nobody or self.world.at >= stopping.bound_at - 0.01
         elif stopping is not None:
-            assert self.world.orders or self.world.warm
+            assert self.world.orders or self.world.warm or self.world.state.review is not None
 
     @invariant()
     def the_fold_of_the_journal_is_the_durable_state(self) -> None:
         durable = fold(self.world.lines(), self.world.config.timezone)
         state = self.world.state
         assert durable.alive == dict(state.runs)
+        assert durable.reviews == state.reviews
+        assert durable.reviews.alive == (state.review.id if state.review is not None else None)
         assert durable.holds == {name: agent.hold for name, agent in state.agents.items() if agent.hold is not None}
         assert {name: at for name, (_, at) in durable.cursors.items()} == {
             name: agent.cursor for name, agent in state.agents.items() if agent.cursor is not None

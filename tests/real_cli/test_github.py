@@ -112,7 +112,7 @@ async def test_only_open_ones_of_our_own_branches_are_waiting(ours: GitHub, serv
     assert await ours.waiting(target) == (wanted,)
 
 
-async def test_one_is_found_by_its_branch_or_by_its_finding_whatever_has_become_of_it(
+async def test_one_is_found_by_its_branch_whatever_became_of_it_or_by_its_finding_while_it_is_open(
     ours: GitHub, server: FakeGitHub, target: Target
 ) -> None:
     marker = f"<!-- darkfactory-finding: {FINDING} -->"
@@ -121,14 +121,12 @@ async def test_one_is_found_by_its_branch_or_by_its_finding_whatever_has_become_
     server.pull(f"{BRANCH}-of-a-fork", marker, isCrossRepository=True)
     server.pull(f"{BRANCH}-of-more", marker.replace(FINDING, f"{FINDING}-more"))
     assert await ours.find(target, BRANCH, FINDING) is None
-    closed = server.pull(f"{BRANCH}-1", marker, state="CLOSED")
+    server.pull(f"{BRANCH}-1", marker, state="CLOSED")
+    server.pull(f"{BRANCH}-2", marker, state="MERGED")
+    assert await ours.find(target, BRANCH, FINDING) is None, "what comes back is new"
+    there = server.pull(f"{BRANCH}-3", marker)
     found = await ours.find(target, BRANCH, FINDING)
-    assert found == PullRequest(closed.number, server.url(closed), "closed", False, closed.headRefName, FINDING)
-    server.pull(f"{BRANCH}-2", marker)
-    server.pull(f"{BRANCH}-3", marker, state="MERGED")
-    found = await ours.find(target, BRANCH, FINDING)
-    assert found is not None
-    assert (found.branch, found.state) == (f"{BRANCH}-2", "open")
+    assert found == PullRequest(there.number, server.url(there), "open", False, there.headRefName, FINDING)
     server.pull(BRANCH, "changed by somebody", state="MERGED")
     found = await ours.find(target, BRANCH, FINDING)
     assert found is not None
@@ -155,7 +153,7 @@ async def test_one_that_somebody_opened_in_the_meantime_is_not_doubled(
     """It was not there when it was looked for: the server's lists are behind for a moment, as they can be."""
     await pushed(ours, target, checkout)
     server.pull(BRANCH, "by hand")
-    server.late = 3
+    server.late = 2
     pull, new = await opened(ours, target)
     assert (pull.number, new, len(server.pulls)) == (1, False, 1)
     assert server.late == 0
