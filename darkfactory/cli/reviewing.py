@@ -41,7 +41,7 @@ from darkfactory.policy.decide import initial
 from darkfactory.policy.quoting import plain
 from darkfactory.policy.review_report import to_json
 from darkfactory.runtime.factory import AgentOrchestrator, Outcome, state_dir_of
-from darkfactory.runtime.reviewer import preview
+from darkfactory.runtime.review_look import preview
 
 FAILED: Final = 1
 SHOWN: Final = 10

@@ -36,11 +36,19 @@ class Completed:
     """It printed more than the limit, whether we ended it for that or not."""
 
 
-async def run_command(launcher: Launcher, spec: LaunchSpec, *, secs: float, grace_secs: float) -> Completed:
+async def run_command(
+    launcher: Launcher,
+    spec: LaunchSpec,
+    *,
+    secs: float,
+    grace_secs: float,
+    patience: trio.CancelScope | None = None,
+) -> Completed:
     """Start a command, wait for it for `secs` at most, and take away the files of its output.
 
     `max_output_bytes`, which must be set, and `max_memory_bytes` of its specification hold for it. SpawnFailed if it
-    cannot be started. Cancelled, it is ended first, politely for `grace_secs`, with all that it started.
+    cannot be started. Cancelled, it is ended first, politely for `grace_secs`, with all that it started; `patience`, a
+    scope that nobody has entered, ends that sooner by its deadline, which may be set at any time.
     """
     assert spec.max_output_bytes is not None
     heard = _Heard(spec.max_output_bytes)
@@ -55,7 +63,7 @@ async def run_command(launcher: Launcher, spec: LaunchSpec, *, secs: float, grac
             try:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECS):
                     if code is None:
-                        await _ask_to_end(process, grace_secs)
+                        await _ask_to_end(process, grace_secs, patience or trio.CancelScope())
                     await process.sweep()
             finally:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECS):
@@ -97,9 +105,10 @@ async def _watch_memory(process: Process, heard: _Heard, limit: int) -> None:
         await trio.sleep(_MEMORY_SECS)
 
 
-async def _ask_to_end(process: Process, grace_secs: float) -> None:
+async def _ask_to_end(process: Process, grace_secs: float, patience: trio.CancelScope) -> None:
     await process.terminate()
-    with trio.move_on_after(grace_secs):
+    with patience:
+        patience.deadline = min(patience.deadline, trio.current_time() + grace_secs)
         await process.wait()
 
 

@@ -245,7 +245,10 @@ class BeginReview:
 
 @frozen
 class StopReview:
-    """End the review that is under way: the factory stops."""
+    """End the review that is under way: the factory stops. Said again, with less patience."""
+
+    grace_secs: float
+    """What a gate that runs has to end by itself."""
 
 
 @frozen

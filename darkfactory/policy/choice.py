@@ -26,6 +26,7 @@ from darkfactory.model.review import (
     Scan,
 )
 from darkfactory.model.routing import Standing
+from darkfactory.policy.findings import finding_id
 from darkfactory.policy.improvement import task, words
 from darkfactory.policy.routing import route
 
@@ -83,12 +84,9 @@ def choose(
             done = Improvement(finding.id, finding.title, "", None, (), before.branch, commit=before.commit)
             return Choice(finding, evolve(done, why=(f"only its pull request is missing ({before})",)), owed=True)
     for finding in findings:
-        if finding.id not in urls and _branch_for(finding, branches) is None and _about_an_agents_work(finding):
+        if finding.id not in urls and _branch_for(finding, branches) is None:
             return _for_someone(config, review, scan, finding, standing, unfit, today)
-    first = next(filter(_about_an_agents_work, findings), None)
-    if first is None:
-        detail = "what was found is for a person to merge or to delete"
-        return Choice(outcome=ReviewOutcome.BRANCH_TAKEN, detail=detail, remedy="see the findings")
+    first = findings[0]
     if first.id in urls:
         return Choice(
             first, outcome=ReviewOutcome.PR_EXISTS, detail="for each finding something waits", pr_url=urls[first.id]
@@ -110,12 +108,6 @@ def _branch_for(finding: Finding, branches: Collection[str]) -> str | None:
     return next(ours, None)
 
 
-def _about_an_agents_work(finding: Finding) -> bool:
-    """Whether an agent can do anything about it: what reviews themselves have left waits for a person."""
-    reviews = any(name.startswith(BRANCH_PREFIX) for name in finding.evidence.branches)
-    return not (finding.kind is FindingKind.BRANCH and reviews)
-
-
 def _for_someone(
     config: OrchestratorConfig,
     review: CompoundReviewConfig,
@@ -131,7 +123,9 @@ def _for_someone(
     if review.agent is not None:
         why = ("[compound_review] agent names it",)
         return Choice(finding, evolve(improvement, agent=review.agent, why=why))
-    chosen = route(config, words(finding), (), standing, excluding=unfit)
+    patients = {agent.name for agent in config.agents if finding.id == finding_id(FindingKind.AGENT, agent.name)}
+    excluding = {**dict.fromkeys(patients, "it is the one in trouble"), **unfit}
+    chosen = route(config, words(finding), (), standing, excluding=excluding)
     if chosen.agent is None:
         passed_over = (f"{agent}: {why}" for agent, why in chosen.passed_over.items())
         improvement = evolve(improvement, why=(*chosen.reasons, *passed_over))

@@ -23,6 +23,10 @@ EVIDENCE_CHARS: Final = 8000
 SUMMARY_CHARS: Final = 2000
 TAIL_CHARS: Final = 4000
 TITLE_CHARS: Final = 100
+EARLIER: Final = (
+    "An earlier review had it made, and checked it by the gate if there was one; it could not open a pull request. Its "
+    "report says more."
+)
 _GATE_SAYS: Final = {True: "passed", False: "did not pass"}
 _NOT_PLAIN: Final = re.compile(r"[^\w ./,()-]")
 
@@ -126,28 +130,29 @@ def words(finding: Finding) -> str:
     return _KINDS[finding.kind].words
 
 
-def marker(finding_id: str) -> str:
-    """The line in a pull request's body by which it is known again."""
-    return f"<!-- darkfactory-finding: {finding_id} -->"
-
-
 def pull_request(finding: Finding, improvement: Improvement) -> tuple[str, str]:
     """The title and the body (Markdown) of the pull request for an improvement."""
     what = f"{_KINDS[finding.kind].what} (`{finding.id}`, {finding.severity.value})"
     parts = [
-        marker(finding.id),
         f"A nightly review by darkfactory found {what}. An agent has made this change for it; a person decides "
         "whether it is one for the better.",
         "## What was found",
         _fenced(_told(finding), EVIDENCE_CHARS),
         "## What was done",
     ]
+    if improvement.run is None:
+        parts.append(EARLIER)
+        return _title(finding), "\n\n".join(parts) + "\n"
     if improvement.agent is not None:
         ran = f", in the run `{_coded(improvement.run)}`" if improvement.run is not None else ""
         parts.append(f"By the agent `{_coded(improvement.agent)}`{ran}. In its own words:")
     parts.append(_fenced(improvement.summary or "It said nothing.", SUMMARY_CHARS))
     parts += ["## The gate", *_of_gate(improvement.gate)]
-    return f"{_plain(finding.title)} ({finding.id})", "\n\n".join(parts) + "\n"
+    return _title(finding), "\n\n".join(parts) + "\n"
+
+
+def _title(finding: Finding) -> str:
+    return f"{_plain(finding.title)} ({finding.id})"
 
 
 def evidence(finding: Finding) -> str:

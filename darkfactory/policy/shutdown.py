@@ -26,14 +26,14 @@ def ask(draft: Draft, event: ShutdownAsked) -> None:
         grace = 0.0 if event.kill else draft.config.shutdown_grace_secs
         draft.stopping = Stopping(event.why, stop_by=at + grace, bound_at=at + grace + REAP_SECS, killed=event.kill)
         draft.record("factory_stopping", why=event.why, runs=len(draft.runs))
-        if draft.review is not None:
-            draft.actions.append(StopReview())
+        _stop_review(draft, grace)
         if event.kill:
             _kill_all(draft, event.why)
     elif event.kill and not draft.stopping.killed:
         bound = min(draft.stopping.bound_at, at + REAP_SECS)
         draft.stopping = evolve(draft.stopping, stop_by=at, bound_at=bound, killed=True)
         draft.record("factory_killing", Severity.WARNING, why=event.why, runs=len(draft.runs))
+        _stop_review(draft, 0.0)
         _kill_all(draft, event.why)
 
 
@@ -69,6 +69,11 @@ def _by_layer(draft: Draft) -> dict[AgentLayer, list[Run]]:
 def layer_grace(left_secs: float, layers_left: int) -> float:
     """A layer's share of the time left: as much for each layer that still has runs."""
     return max(0.0, left_secs) / layers_left
+
+
+def _stop_review(draft: Draft, grace_secs: float) -> None:
+    if draft.review is not None:
+        draft.actions.append(StopReview(grace_secs))
 
 
 def _kill_all(draft: Draft, why: str) -> None:

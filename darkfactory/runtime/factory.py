@@ -87,7 +87,7 @@ from darkfactory.runtime.layers import Layers
 from darkfactory.runtime.leases import LeaseKeeper
 from darkfactory.runtime.memory import MemoryWatch
 from darkfactory.runtime.nightwatch import Nightwatch
-from darkfactory.runtime.reviewer import Reviewer
+from darkfactory.runtime.reviewer import CompoundReviewWorkflow
 from darkfactory.runtime.scheduler import REVIEW, TimeScheduler
 from darkfactory.runtime.status import AgentStatus, ProviderStatus, provider_statuses, statuses
 from darkfactory.runtime.supervisor import Supervisor
@@ -418,7 +418,7 @@ class _Life:
         self.nightwatch = Nightwatch(config.nightwatch, self.state, self.sender, self.beat)
         self.places = {agent.name: self._place(agent) for agent in config.agents}
         self.layers = Layers(self.places.__getitem__)
-        self.reviewer = Reviewer(config, self.state, machine, self.sender)
+        self.reviewer = CompoundReviewWorkflow(config, self.state, machine, self.sender)
         self._seed = seed
         self._resume = resume
         self._only_review = only_review

@@ -26,7 +26,7 @@ from darkfactory.runtime.definitions import Definitions
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.layers import Layers
 from darkfactory.runtime.nightwatch import Nightwatch
-from darkfactory.runtime.reviewer import Reviewer
+from darkfactory.runtime.reviewer import CompoundReviewWorkflow
 
 SLOW_STEP_SECS: Final = 0.1
 """A decision with its actions that takes longer is named in the log."""
@@ -50,7 +50,7 @@ class Supervisor:
     answer: Answerer
     nightwatch: Nightwatch
     definitions: Definitions
-    reviewer: Reviewer
+    reviewer: CompoundReviewWorkflow
     journalled: int = 0
     """The number of the last line written."""
     _bound: Any = field(factory=_log.bind)

@@ -15,7 +15,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from darkfactory import AgentDefinition, AgentLayer, CompoundReviewConfig, OrchestratorConfig, open_factory
+from darkfactory import (
+    AgentDefinition,
+    AgentLayer,
+    AgentOrchestrator,
+    CompoundReviewConfig,
+    OrchestratorConfig,
+    open_factory,
+)
 from darkfactory.devices.process import LaunchSpec
 from darkfactory.errors import CompoundReviewFailed
 from darkfactory.model.ends import Reason
@@ -497,6 +504,29 @@ async def test_a_factory_that_stops_ends_its_review_in_order(repo: Path, autojum
     assert machine.launcher.living == {}
 
 
+@pytest.mark.parametrize(("twice", "secs"), [(False, 3.0), (True, 1.0)])
+async def test_a_gate_that_will_not_end_keeps_no_factory_from_its_bound(
+    twice: bool, secs: float, repo: Path, autojump_clock: MockClock
+) -> None:
+    good = improves(secs=3.0)
+    machine = simulated(lambda machine, spec: STUBBORN if spec.argv == GATE else good(machine, spec))
+    config = reviewed(repo, shutdown_grace_secs=3.0)
+    async with trio.open_nursery() as nursery:
+        factory = AgentOrchestrator(config, machine=machine.open)
+        await nursery.start(factory.run)
+        nursery.start_soon(factory.trigger_compound_review)
+        await trio.sleep(10)
+        assert [spec.argv for spec in machine.launcher.living.values()] == [GATE]
+        asked = trio.current_time()
+        factory.shutdown()
+        if twice:
+            await trio.sleep(1)
+            factory.shutdown(kill=True)
+    assert trio.current_time() - asked == pytest.approx(secs, abs=0.01)
+    assert machine.launcher.living == {}
+    assert [line["outcome"] for line in machine.records("review_ended")] == ["stopped"]
+
+
 async def test_a_review_that_was_killed_with_its_factory_is_lost_and_the_next_one_goes_on(
     repo: Path, autojump_clock: MockClock
 ) -> None:
@@ -508,8 +538,6 @@ async def test_a_review_that_was_killed_with_its_factory_is_lost_and_the_next_on
 
 
 async def test_a_factory_for_a_review_alone_runs_nothing_else(repo: Path, autojump_clock: MockClock) -> None:
-    from darkfactory import AgentOrchestrator
-
     watch = AgentDefinition("watch", AgentLayer.SAFETY, "demo", "x")
     cron = AgentDefinition("cron", AgentLayer.CORE, "demo", "x", schedule="* * * * *")
     machine = simulated()
