@@ -98,6 +98,7 @@ _OVERRIDES: Final = {
     "core.sparseCheckout": "false",
     "core.safecrlf": "false",
     "core.commitGraph": "false",
+    "advice.graftFileDeprecated": "false",  # a word about GIT_GRAFT_FILE, which would be taken for a complaint
     # what a repository that comes from another system says of its files: here a new `readme` is not the README
     "core.ignoreCase": "false",
     "core.precomposeUnicode": "false",

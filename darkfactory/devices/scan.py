@@ -93,6 +93,7 @@ _PLAIN: Final = {
     "diff.submodule": "short",
     "diff.suppressBlankEmpty": "false",
     "grep.fallbackToNoIndex": "false",
+    "i18n.logOutputEncoding": "UTF-8",
     "log.follow": "false",
     "log.mailmap": "false",
     "log.showRoot": "true",
@@ -163,7 +164,7 @@ class GitScanner:
                 await look.find_base()
                 await look.find_range(since, max(1, int(now.timestamp() - lookback.total_seconds())))
                 scan = await look.all()
-                notices = await place.notices(repository, found, base_branch, remote, look.attributes)
+                notices = await place.notices(plain, found, base_branch, remote, look.attributes)
         except GitError as error:
             raise CompoundReviewFailed(
                 ReviewOutcome.GIT_FAILED.value, str(error), f"git -C {repo} fsck tells whether something is broken"
@@ -297,7 +298,7 @@ class _Look:
         def take(output: bytes) -> None:
             found.update((commit.sha, commit) for commit in git_output.headers(output))
 
-        ask = ("log", "--no-walk=unsorted", "-z", "--encoding=UTF-8", f"--format={git_output.HEADER}")
+        ask = ("log", "--no-walk=unsorted", "-z", f"--format={git_output.HEADER}")
         refused = await self._in_pieces(ask, _pieces(shas, _COMMITS_AT_ONCE), take)
         if refused:
             self.left_out.append(f"{_some(refused)}: what they say of themselves is too long")
@@ -484,13 +485,14 @@ class _Look:
 
     async def _branches(self) -> tuple[Branch, ...]:
         """The branches of agents that the base branch does not contain, the newest first."""
+        await trio.lowlevel.checkpoint()
         form = "--format=%(objectname) %(committerdate:unix) %(refname) %(symref)"
         bounds = ("--sort=-committerdate", f"--count={MAX_BRANCHES + 1}", f"--no-merged={self.base}")
         try:
-            told = await self._run("for-each-ref", form, *bounds, "refs/heads/darkfactory/")
-        except GitError as error:  # one that is broken makes git look at none
-            self.left_out.append(f"the branches of agents, which git could not list: {error.tail}")
-            return ()  # noqa: ASYNC910 - git is one
+            told = await self._run("for-each-ref", form, *bounds, "refs/heads/darkfactory/", silent=True)
+        except GitError as error:  # of one that is broken git warns, or lists none at all
+            self.left_out.append(f"branches of agents, which git could not read: {error.tail}")
+            told = error.output if error.exit_code == 0 else b""
         found: list[Branch] = []
         for line in os.fsdecode(told).split("\n")[:-1]:
             sha, at, ref, link = line.split(" ", 3)
