@@ -40,12 +40,10 @@ from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import one_run_less, timestamp
 from darkfactory.policy.reconcile import drop, enqueue, may_begin_instead, reconcile, stop_run
 from darkfactory.policy.restart import Again
+from darkfactory.policy.schedule import LARGEST_SET_BACK
 
 SWEEP_SECS: Final = 60.0
 """How often every agent is looked at although nothing happened to it."""
-
-LARGEST_SET_BACK: Final = timedelta(hours=26)
-"""How far the clock may be set back before a schedule no longer waits for the time that it was set back from."""
 
 
 def initial(
@@ -212,7 +210,7 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
         case events.ErrandWithdrawn():
             _errand_withdrawn(draft, event)
         case events.ReviewEnded():
-            review.ended(draft, event.result)
+            _review_ended(draft, event)
         case events.RunStarted():
             _run_started(draft, event)
         case events.OutputSeen():
@@ -586,6 +584,12 @@ def _errand_withdrawn(draft: Draft, event: events.ErrandWithdrawn) -> None:
     run = review.withdrawn(draft, event)
     if run is not None:
         stop_run(draft, run, Reason.CANCELLED, event.why)
+
+
+def _review_ended(draft: Draft, event: events.ReviewEnded) -> None:
+    run = review.ended(draft, event.result)
+    if run is not None:
+        stop_run(draft, run, Reason.CANCELLED, "its review is over")
 
 
 def _start_asked(draft: Draft, event: events.StartAsked) -> None:

@@ -36,6 +36,8 @@ PROMPT_BYTES: Final = 64 * 1024
 """How much of messages one run is told, in UTF-8, with all that stands around them."""
 ARGUMENT_BYTES: Final = 124 * 1024
 """The longest prompt that messages may make: one that is an argument has less than 128 KiB, with a note besides."""
+_TOLD: Final = frozenset(Cause) - {Cause.REVIEW}
+"""Causes of runs that are told what waits for their agent."""
 _CUT: Final = "\n[cut here for its length]"
 _LOOKED_AT: Final = 2 * MESSAGE_BYTES
 """Characters of a text: what is behind them can only make it longer than it may be."""
@@ -155,7 +157,7 @@ def want_run(draft: Draft, name: str) -> None:
         for cause in FOR_MESSAGES:  # another run was told them, or they have expired: both is recorded
             if draft.queue.pop((name, cause), None) is not None:
                 draft.gate_moved = True  # others may have waited behind it
-    elif not any((name, cause) in draft.queue for cause in Cause) and admission.unavailable(draft.agents[name]) is None:
+    elif not any((name, cause) in draft.queue for cause in _TOLD) and admission.unavailable(draft.agents[name]) is None:
         cause = Cause.MESSAGE if waiting[0].handoff is None else Cause.HANDOFF
         draft.queue[name, cause] = Request(name, cause, draft.when.utc)
         draft.gate_moved = True

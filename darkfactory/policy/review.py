@@ -28,6 +28,7 @@ from darkfactory.model.state import ErrandEnd, ErrandWork, Request, Review, Run
 from darkfactory.policy.chance import token
 from darkfactory.policy.draft import Draft
 from darkfactory.policy.history import timestamp
+from darkfactory.policy.schedule import LARGEST_SET_BACK
 
 CATCHUP_SECS: Final = 3600.0
 """The oldest that a missed occurrence may be when it would begin."""
@@ -43,12 +44,20 @@ def remember(draft: Draft, memory: ReviewMemory) -> None:
         _over(draft, memory.alive, ReviewOutcome.LOST, detail)
     section = draft.config.compound_review
     schedule = section.schedule if section is not None else None
-    if draft.only_review or schedule == memory.schedule:
+    if draft.only_review:
+        return
+    cursor = memory.cursor
+    ahead = cursor is not None and cursor - draft.when.utc > LARGEST_SET_BACK
+    if schedule == memory.schedule and not ahead:
         return
     if schedule is None:
         draft.record("review_disarmed")
         draft.reviews = evolve(draft.reviews, schedule=None, cursor=None)
     else:
+        if cursor is not None and ahead:
+            detail = "reviews were dealt with up to a time that lies ahead: the clock must have been wrong"
+            told = timestamp(cursor)
+            draft.record("schedule_ahead", Severity.WARNING, durable=False, cursor=told, detail=detail)
         draft.record("review_armed", schedule=schedule)
         draft.reviews = evolve(draft.reviews, schedule=schedule, cursor=draft.when.utc)
 
@@ -117,9 +126,14 @@ def withdrawn(draft: Draft, event: events.ErrandWithdrawn) -> Run | None:
     review = draft.review
     if review is None or review.id != event.review:
         return None
-    if review.errand is not None:
-        draft.queue.pop((review.errand.agent, Cause.REVIEW), None)
-        draft.review = evolve(review, errand=None)
+    draft.review = evolve(review, errand=None)
+    return _wanted_no_more(draft, review)
+
+
+def _wanted_no_more(draft: Draft, review: Review) -> Run | None:
+    """Take what the review wants from the gate; the run that does it already, if there is one."""
+    if review.errand is not None and draft.queue.pop((review.errand.agent, Cause.REVIEW), None) is not None:
+        draft.gate_moved = True  # others may have waited behind it
     return draft.run(review.run) if review.run is not None else None
 
 
@@ -166,11 +180,14 @@ def run_ended(draft: Draft, event: events.RunEnded) -> None:
         draft.review = evolve(draft.review, end=ErrandEnd(event.verdict, event.answer))
 
 
-def ended(draft: Draft, result: CompoundReviewResult) -> None:
-    """It is over, and its reports are written."""
+def ended(draft: Draft, result: CompoundReviewResult) -> Run | None:
+    """It is over, and its reports are written; its run, which is to be stopped, where it has left one.
+
+    That happens where its time is over just as it asks for one.
+    """
     review = draft.review
     if review is None or review.id != result.id:
-        return
+        return None
     draft.review = None
     section = draft.config.compound_review
     preview = result.dry_run and section is not None and section.create_prs
@@ -189,6 +206,7 @@ def ended(draft: Draft, result: CompoundReviewResult) -> None:
         findings=len(result.findings),
         secs=round(result.duration, 3),
     )
+    return _wanted_no_more(draft, review)
 
 
 def _over(

@@ -8,6 +8,7 @@ which occurrences were dealt with, and the clock is only ever asked "what is due
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from attrs import define, field, frozen
@@ -15,6 +16,9 @@ from croniter import croniter
 from croniter.croniter import CroniterBadDateError, CroniterError
 
 from darkfactory.errors import SchedulerError
+
+LARGEST_SET_BACK: Final = timedelta(hours=26)
+"""How far the clock may be set back before a schedule no longer waits for the time that it was set back from."""
 
 _DAY = timedelta(days=1)
 _TICK = timedelta(microseconds=1)

@@ -52,10 +52,12 @@ async def examine(
         now=now,
         remote=section.remote,
     )
+    told = memory.told_until
+    told_since = told if told is not None and told <= now else now - lookback  # it lies ahead where the clock was wrong
     handled = {finding: str(each) for finding, each in memory.handled.items()}
 
     def rank() -> tuple[Finding, ...]:
-        lines = devices.lines(memory.told_until or now - lookback, KINDS)
+        lines = devices.lines(told_since, KINDS)
         return findings(scan, story(lines), weights=section.weights, handled=handled)
 
     return scan, await in_thread(rank)  # half a second on a large night

@@ -387,8 +387,6 @@ class Factory(RuleBasedStateMachine):
     @rule(outcome=st.sampled_from(ReviewOutcome), finding=st.sampled_from(["churn-1", "todo-2"]))
     def review_ends(self, outcome: ReviewOutcome, finding: str) -> None:
         review = self.world.state.review
-        if review.errand is not None:
-            self.errand_withdrawn()
         improvement = Improvement(finding, "title", "task", "helper", (), "branch", review.run)
         self.tell(
             ReviewEnded(
@@ -399,6 +397,7 @@ class Factory(RuleBasedStateMachine):
             )
         )
         assert self.world.state.review is None
+        assert review.run not in self.world.orders or review.run in self.world.stops
 
     @going
     @rule(name=st.sampled_from(NAMES), number=st.integers(2001, 3000))
@@ -524,7 +523,7 @@ class Factory(RuleBasedStateMachine):
             can_run = agent.definition.enabled and agent.hold is None and agent.missing is None
             if agent.definition.layer is GROWTH and agent.run is None and can_run and state.stopping is None:
                 assert box
-                assert any((name, cause) in state.queue for cause in Cause)
+                assert any((name, cause) in state.queue for cause in Cause if cause is not Cause.REVIEW)
 
     @invariant()
     def what_a_review_wants_is_at_the_gate_until_a_run_has_begun_or_it_was_refused(self) -> None:

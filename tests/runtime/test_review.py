@@ -472,6 +472,23 @@ async def test_what_went_wrong_in_the_fleet_is_a_finding(repo: Path, autojump_cl
     assert "broken" in result["findings"][0]["title"]
 
 
+async def test_what_the_fleet_lives_through_is_seen_also_after_the_clock_was_years_ahead(
+    repo: Path, autojump_clock: MockClock
+) -> None:
+    machine = simulated(lambda machine, spec: FAILS if "broken" in spec.run_id else improves()(machine, spec))
+    machine.scanner.found = Scan("c" * 40, None)
+    broken = AgentDefinition("broken", AgentLayer.CORE, "demo", "x", schedule="*/10 * * * *")
+    machine.clock.step(10 * 365 * 86400.0)
+    async with open_factory(reviewed(repo), machine=machine.open) as factory:
+        assert (await factory.trigger_compound_review()).outcome is ReviewOutcome.NOTHING_FOUND
+    machine.clock.step(-10 * 365 * 86400.0)
+    async with open_factory(reviewed(repo, IMPROVER, broken), machine=machine.open) as factory:
+        await trio.sleep(3 * 3600)
+    assert [line["occurrence"] for line in machine.records("review_begun")[1:]] == ["2026-01-05T02:00:00.000000Z"]
+    told = [result for result in machine.reports.results.values() if result["findings"]]
+    assert [each["findings"][0]["kind"] for each in told] == ["agent"]
+
+
 async def test_a_bug_in_a_review_stops_nobody_else(
     repo: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
