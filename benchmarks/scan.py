@@ -66,6 +66,7 @@ def make(path: Path, commits: int, night: int) -> None:
 
 async def measure(path: Path, night: int, rounds: int, scratch: Path, since: str | None) -> list[tuple[float, float]]:
     """Seconds and seconds of processor time, of each round."""
+    await trio.lowlevel.checkpoint()
     scanner = GitScanner(Git(RealLauncher(f"benchmark-{uuid.uuid4().hex}"), scratch, os.environ))
     found = []
     for _ in range(rounds):

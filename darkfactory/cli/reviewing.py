@@ -75,9 +75,11 @@ def look(config: OrchestratorConfig, *, as_json: bool) -> int:
     durable = remembered(config)
     state, _ = initial(config, durable, now)
     with tempfile.TemporaryDirectory(prefix="darkfactory-review-") as scratch:
-        devices = _devices(config, Path(scratch))
+        launcher = RealLauncher(f"review-{uuid.uuid4().hex}", os.environ.get("DARKFACTORY_RUN"))
+        devices = _devices(config, launcher, Path(scratch))
         state = attrs.evolve(state, runs=durable.alive)
-        result = trio.run(_unless_signalled, partial(preview, config, devices, threads.in_thread, state, now))
+        work = partial(preview, config, devices, threads.in_thread, state, now)
+        result = trio.run(_unless_signalled, work, launcher)
     if isinstance(result, signal.Signals):
         return 128 + result
     _tell(config, result, as_json=as_json)
@@ -148,7 +150,7 @@ class _Review:
 
 
 async def _unless_signalled(
-    work: Callable[[], Awaitable[CompoundReviewResult]],
+    work: Callable[[], Awaitable[CompoundReviewResult]], launcher: RealLauncher
 ) -> CompoundReviewResult | signal.Signals:
     """The result; or the signal by which it was ended, with all that it had started."""
     result: CompoundReviewResult | signal.Signals | None = None
@@ -160,6 +162,7 @@ async def _unless_signalled(
                 result = signal.Signals(await anext(received))
                 nursery.cancel_scope.cancel(reason="a signal")
 
+            nursery.start_soon(launcher.serve)  # without it nobody would see how much a git prints
             nursery.start_soon(hear)
             result = await work()
             nursery.cancel_scope.cancel(reason="it is done")
@@ -167,8 +170,7 @@ async def _unless_signalled(
     return result
 
 
-def _devices(config: OrchestratorConfig, scratch: Path) -> ReviewDevices:
-    launcher = RealLauncher(f"review-{uuid.uuid4().hex}", os.environ.get("DARKFACTORY_RUN"))
+def _devices(config: OrchestratorConfig, launcher: RealLauncher, scratch: Path) -> ReviewDevices:
     git = Git(launcher, scratch, os.environ)
     try:
         journal = journal_to_read(state_dir_of(config), config.source)
