@@ -11,13 +11,15 @@ What is not named in `darkfactory.facade` is not meant to be imported, except `d
 #   cli/        commands and tables
 #   facade.py   what a library user imports, as darkfactory.NAME
 #   testing.py  a simulated machine: scripted processes, a civil clock, a journal in memory
-#   runtime/    the Trio tasks: factory (wiring), supervisor, layers, body, agent_run, warm, scheduler, toolwatch
+#   runtime/    the Trio tasks: factory (wiring), supervisor, layers, body, agent_run, warm, scheduler, toolwatch,
+#               reviewer
 #   policy/     decisions, pure: decide, reconcile, admission, routing, messages, handoff, reservations, pool, restart,
-#               siblings, limits, correction, schedule, shutdown, history
+#               siblings, limits, correction, schedule, shutdown, history; of reviews: review, findings, choice
 #   tools/      one module per command-line tool: how it is called, what its output says; verdict
 #   config/     TOML text -> OrchestratorConfig, every fault at once with its line
-#   devices/    what touches the machine: launcher, containment, capture, journal, statedir, clock
-#   model/      values: fleet, events, actions, state, signals, ends, drift
+#   devices/    what touches the machine: launcher, containment, capture, journal, statedir, clock, git, worktrees,
+#               scan, github
+#   model/      values: fleet, events, actions, state, signals, ends, drift, review
 #   errors.py   whose fault is it?
 #
 # policy, tools, config and devices do not import each other.

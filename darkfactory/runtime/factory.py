@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from random import SystemRandom
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 from attrs import define, field, frozen
@@ -87,12 +87,14 @@ from darkfactory.runtime.layers import Layers
 from darkfactory.runtime.leases import LeaseKeeper
 from darkfactory.runtime.memory import MemoryWatch
 from darkfactory.runtime.nightwatch import Nightwatch
-from darkfactory.runtime.reviewer import CompoundReviewWorkflow
 from darkfactory.runtime.scheduler import REVIEW, TimeScheduler
 from darkfactory.runtime.status import AgentStatus, ProviderStatus, provider_statuses, statuses
 from darkfactory.runtime.supervisor import Supervisor
 from darkfactory.runtime.toolwatch import watch_tools
 from darkfactory.tools import tool_for
+
+if TYPE_CHECKING:
+    from darkfactory.runtime.reviewer import CompoundReviewWorkflow
 
 NAME_CHARS: Final = 128
 """Of a sender, or of the id that it gives a message: both stand in prompts, in the log and in the journal."""
@@ -351,6 +353,7 @@ class AgentOrchestrator:
         if isinstance(answer.outcome, Refuse):
             raise CompoundReviewFailed(answer.outcome.reason, answer.outcome.detail)
         assert isinstance(answer.outcome, Begun)
+        assert life.reviewer is not None
         review, results = answer.outcome.review, life.reviewer.results
         async with move_on_when(life.over.wait):
             await results.wait_value(lambda known: review in known)
@@ -418,7 +421,7 @@ class _Life:
         self.nightwatch = Nightwatch(config.nightwatch, self.state, self.sender, self.beat)
         self.places = {agent.name: self._place(agent) for agent in config.agents}
         self.layers = Layers(self.places.__getitem__)
-        self.reviewer = CompoundReviewWorkflow(config, self.state, machine, self.sender)
+        self.reviewer = self._review_room() if config.compound_review is not None else None
         self._seed = seed
         self._resume = resume
         self._only_review = only_review
@@ -475,6 +478,11 @@ class _Life:
     def providers(self) -> list[ProviderStatus]:
         """Every provider, now."""
         return provider_statuses(self.state.value, self.machine.clock.utc())
+
+    def _review_room(self) -> CompoundReviewWorkflow:
+        from darkfactory.runtime.reviewer import CompoundReviewWorkflow  # most fleets have no review
+
+        return CompoundReviewWorkflow(self.config, self.state, self.machine, self.sender)
 
     def _place(self, agent: AgentDefinition) -> Workplace:
         return Workplace(
@@ -563,7 +571,8 @@ class _Life:
             core.start_soon(watch_disk, self.state, self.machine, self.sender, self.beat)
             core.start_soon(prune_runs, self.state, self.machine)
             core.start_soon(keep_worktrees, self.state, self.machine, self.sender, self.beat)
-            core.start_soon(self.reviewer.run)
+            if self.reviewer is not None:
+                core.start_soon(self.reviewer.run)
             core.start_soon(self._tell_started, started)
             finish = await supervisor.run(self._receive, self.sender)
             core.cancel_scope.cancel(reason="the factory is over")

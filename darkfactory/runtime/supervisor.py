@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, Final, assert_never
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import structlog
 import trio
@@ -26,7 +26,9 @@ from darkfactory.runtime.definitions import Definitions
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.layers import Layers
 from darkfactory.runtime.nightwatch import Nightwatch
-from darkfactory.runtime.reviewer import CompoundReviewWorkflow
+
+if TYPE_CHECKING:  # most fleets have no review
+    from darkfactory.runtime.reviewer import CompoundReviewWorkflow
 
 SLOW_STEP_SECS: Final = 0.1
 """A decision with its actions that takes longer is named in the log."""
@@ -50,7 +52,8 @@ class Supervisor:
     answer: Answerer
     nightwatch: Nightwatch
     definitions: Definitions
-    reviewer: CompoundReviewWorkflow
+    reviewer: CompoundReviewWorkflow | None
+    """None where the fleet has no review."""
     journalled: int = 0
     """The number of the last line written."""
     _bound: Any = field(factory=_log.bind)
@@ -128,6 +131,7 @@ class Supervisor:
                 case actions.Redefine():
                     self.definitions.redefine(action)
                 case actions.BeginReview() | actions.StopReview():
+                    assert self.reviewer is not None
                     self.reviewer.hear(action, self.journalled)
                 case actions.Answer():
                     self.answer(action, self.journalled)
