@@ -60,9 +60,13 @@ def initial(
 
     Runs that were alive become lost, new schedules begin now, and nothing starts yet: that takes the first
     `ToolsChecked`, which tells what can start at all. `announcing` names the agents whose tools announce themselves,
-    `resume` those whose hold a person ends with this start. With `only_review` nothing starts for anything else.
+    `resume` those whose hold a person ends with this start. With `only_review` nothing starts for anything else, and
+    what is remembered of schedules stays as it was.
     """
     undeclared, mail = _undeclared(config, durable)
+    unknown = {*undeclared.cursors, *undeclared.holds, *undeclared.mail.boxes}
+    if only_review:
+        undeclared = evolve(undeclared, cursors=durable.cursors)
     state = State(
         config, {}, sweep_at=when.at + SWEEP_SECS, seed=seed, mail=mail, only_review=only_review, undeclared=undeclared
     )
@@ -85,7 +89,7 @@ def initial(
             bad_ends=restart.within_period(bad_ends, config.layers[definition.layer], when.at),
             runs_on=durable.runs_on.get(definition.name),
         )
-        if not _arm(draft, definition.name, durable):
+        if not only_review and not _arm(draft, definition.name, durable):
             forgotten.add((definition.name, Cause.CRON))
     for run_id, name in durable.alive.items():
         draft.record("run_ended", Severity.WARNING, run=run_id, agent=name, reason=Reason.LOST.value)
@@ -123,7 +127,6 @@ def initial(
     for name in resume:
         _resume(draft, name)
     review.remember(draft, durable.reviews)
-    unknown = {*undeclared.cursors, *undeclared.holds, *undeclared.mail.boxes}
     if unknown:
         draft.record("state_kept", durable=False, agents=sorted(unknown), detail="no longer declared")
     return draft.done()
@@ -596,6 +599,8 @@ def _start_asked(draft: Draft, event: events.StartAsked) -> None:
     key = (event.agent, Cause.OPERATOR)
     if draft.stopping is not None:
         draft.outcomes[key] = Refuse("stopping", "the factory stops")
+    elif draft.only_review:
+        draft.outcomes[key] = Refuse("only_review", "the factory was started for a review alone")
     elif key in draft.queue:
         draft.outcomes[key] = Queue("already_queued", "an earlier request of the same kind waits")
     elif draft.looked_at:

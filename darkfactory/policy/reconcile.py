@@ -45,14 +45,14 @@ def _reconcile_agent(draft: Draft, name: str) -> None:
     review.want_run(draft, name)
     if agent.run is not None:
         _hold_to_limits(draft, agent, agent.run)
-    elif draft.only_review:
-        return
-    elif agent.definition.layer is AgentLayer.SAFETY and draft.stopping is None:
-        draft.queue.setdefault((name, Cause.ALWAYS_ON), Request(name, Cause.ALWAYS_ON, wanted_at=draft.when.utc))
-        draft.gate_moved = True
-    elif agent.definition.layer is AgentLayer.GROWTH and draft.stopping is None:
-        messages.want_run(draft, name)
-    pool.look(draft, name)
+    elif draft.stopping is None and not draft.only_review:
+        if agent.definition.layer is AgentLayer.SAFETY:
+            draft.queue.setdefault((name, Cause.ALWAYS_ON), Request(name, Cause.ALWAYS_ON, wanted_at=draft.when.utc))
+            draft.gate_moved = True
+        elif agent.definition.layer is AgentLayer.GROWTH:
+            messages.want_run(draft, name)
+    if not draft.only_review:
+        pool.look(draft, name)
 
 
 def _hold_to_limits(draft: Draft, agent: AgentState, run: Run) -> None:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from darkfactory.model.actions import Cause
-from darkfactory.model.ends import Reason
-from darkfactory.model.events import CompoundReview, ErrandAsked, MessageSent, ReviewAsked, ReviewEnded
-from darkfactory.model.fleet import CompoundReviewConfig
-from darkfactory.model.review import CompoundReviewResult, Errand, ReviewOutcome
+import attrs
 
-from .world import EPOCH, GROWTH, World, agent, moment
+from darkfactory.model.actions import Cause, Refuse
+from darkfactory.model.ends import Reason
+from darkfactory.model.events import (
+    CompoundReview,
+    DiskChecked,
+    ErrandAsked,
+    MessageSent,
+    Moment,
+    ReviewAsked,
+    ReviewEnded,
+)
+from darkfactory.model.fleet import AgentDefinition, CompoundReviewConfig
+from darkfactory.model.review import CompoundReviewResult, Errand, ReviewOutcome
+from darkfactory.policy.history import durable_of, fold
+
+from .world import CORE, EPOCH, GROWTH, World, agent, fleet, moment
 
 SECTION = CompoundReviewConfig("0 2 * * *", Path("/repository"), create_prs=True)
 IMPROVER = agent("improver", GROWTH)
@@ -97,3 +108,67 @@ def test_an_agent_that_is_held_while_its_errand_waits_refuses_it() -> None:
     assert world.state.review is not None
     assert world.state.review.refused is not None
     assert world.state.review.refused.reason == "held"
+
+
+def alone(*agents: AgentDefinition, world: World | None = None, at: float = 0.0) -> World:
+    """A world that was begun for a review alone, after another one if that is given."""
+    config = fleet(IMPROVER, *agents, compound_review=SECTION)
+    world = (world or World(config)).reborn(config, at, only_review=True)
+    world.misses()
+    return world
+
+
+def test_a_factory_for_a_review_alone_moves_no_schedule_on() -> None:
+    hourly, nightly = agent("hourly", CORE, schedule="0 * * * *"), agent("nightly", CORE)
+    before = World(fleet(IMPROVER, nightly, compound_review=SECTION))
+    world = alone(hourly, attrs.evolve(nightly, schedule="30 3 * * *"), world=before, at=100.0)
+    world.passes(200)
+    assert not world.kinds("schedule_armed")
+    at = Moment(300.0, moment(300.0).utc)
+    assert durable_of(world.state, at).cursors == fold(world.lines(), world.config.timezone).cursors
+    assert durable_of(world.state, at).cursors == {"nightly": ("0 3 * * *", EPOCH)}
+    assert not world.kinds("state_kept")
+    later = world.reborn(at=1000.0)
+    assert {record.data["agent"] for record in later.kinds("schedule_armed")} == {"hourly", "nightly"}
+
+
+def test_what_waits_is_neither_begun_nor_forgotten_by_a_factory_for_a_review_alone() -> None:
+    nightly = agent("nightly", CORE, enabled=True)
+    other = agent("other", GROWTH)
+    before = World.begun(IMPROVER, nightly, other, compound_review=SECTION, min_free_bytes=1)
+    before.tell(DiskChecked(before.now(), 0, "full"))
+    before.due("nightly", 10)
+    before.asks("improver", 20)
+    before.tell(MessageSent(moment(30), "do this", "improver", (), None, "m1", 3600.0, 5))
+    before.holds("other", 40)
+    known = fold(before.lines(), before.config.timezone)
+    assert set(known.pending) == {("nightly", Cause.CRON), ("improver", Cause.OPERATOR)}
+    for changed in (nightly, attrs.evolve(nightly, schedule="1 1 * * *"), attrs.evolve(nightly, enabled=False)):
+        world = alone(changed, other, world=before, at=50.0)
+        world.passes(200)
+        assert not world.orders
+        at = Moment(300.0, moment(300.0).utc)
+        for after in (durable_of(world.state, at), fold(world.lines(), world.config.timezone)):
+            assert (after.pending, after.holds, after.mail, after.cursors) == (
+                known.pending,
+                known.holds,
+                known.mail,
+                known.cursors,
+            )
+
+
+def test_a_factory_for_a_review_alone_starts_no_process_ahead() -> None:
+    world = World.begun(compound_review=SECTION)
+    warm = attrs.evolve(IMPROVER, name="warm", warm=1)
+    world = alone(warm)
+    world.tell(ReviewAsked(moment(10), None, 1))
+    errand(world, "warm", at=20)
+    assert world.lives("warm")
+    assert not world.warm
+
+
+def test_who_asks_a_factory_for_a_review_alone_to_start_something_is_refused() -> None:
+    world = alone()
+    answer = world.asks("improver", 10)
+    assert isinstance(answer, Refuse)
+    assert answer.reason == "only_review"

@@ -68,6 +68,7 @@ class World:
     at: float = 0.0
     resume: tuple[str, ...] = ()
     """Whose hold a person ends with the start."""
+    only_review: bool = False
     past: list[dict[str, object]] = field(factory=list)
     """What the journal held at the start."""
     orders: dict[str, actions.StartRun] = field(factory=dict)
@@ -83,7 +84,12 @@ class World:
 
     def __attrs_post_init__(self) -> None:
         self.state, todo = initial(
-            self.config, self.durable, moment(self.at), announcing={"announcing"}, resume=self.resume
+            self.config,
+            self.durable,
+            moment(self.at),
+            announcing={"announcing"},
+            resume=self.resume,
+            only_review=self.only_review,
         )
         self.obey(todo)
 
@@ -237,11 +243,14 @@ class World:
         """Why the agent's requests were dropped, in order."""
         return [record.data["reason"] for record in self.kinds("dropped") if record.data["agent"] == name]
 
-    def reborn(self, config: OrchestratorConfig | None = None, at: float | None = None) -> World:
+    def reborn(
+        self, config: OrchestratorConfig | None = None, at: float | None = None, *, only_review: bool = False
+    ) -> World:
         """The world after the factory died and starts again, at `at` on the same clock, with what its journal holds."""
         config = self.config if config is None else config
         at = self.at if at is None else at
-        return World(config, fold(self.lines(), config.timezone), at=at, past=self.lines())
+        durable = fold(self.lines(), config.timezone)
+        return World(config, durable, at=at, only_review=only_review, past=self.lines())
 
     def stop_reason(self, name: str) -> Reason | None:
         stop = self.stops.get(self.run_of(name))
