@@ -69,7 +69,6 @@ class Work:
     improvement: Improvement | None = None
     pr_url: str | None = None
     pr_created: bool = False
-    run: str | None = None
 
     def __attrs_post_init__(self) -> None:
         self.began = self.sender.now().utc
@@ -158,7 +157,7 @@ class Work:
         assert review is not None
         if review.run is None:
             raise _not_begun(review.refused, state, improvement.agent)
-        self.run, self.at = review.run, f"while {review.run} was at work"
+        self.at = f"while {review.run} was at work"
         self.improvement = improvement = evolve(improvement, run=review.run)
         state = await self.state.wait_value(partial(_done, self.order.review))
         review = state.review
@@ -210,7 +209,12 @@ class Work:
         try:
             await self.machine.in_thread(partial(_make, scratch))
             done = await run_command(
-                self.machine.launcher, spec, secs=secs, grace_secs=GATE_GRACE_SECS, patience=self.patience
+                self.machine.launcher,
+                spec,
+                secs=secs,
+                grace_secs=GATE_GRACE_SECS,
+                patience=self.patience,
+                last_bytes=4 * TAIL_CHARS,
             )
             code, tail = done.exit_code, done.ended or _tail(done.stdout, done.stderr)
         except (SpawnFailed, OSError) as failure:
@@ -315,5 +319,5 @@ def _make(directory: Path) -> None:
 
 def _tail(stdout: bytes, stderr: bytes) -> str:
     """The end of what a gate printed, for a report."""
-    said = b"\n".join(filter(None, (stdout[-4 * TAIL_CHARS :].strip(), stderr.strip())))
+    said = b"\n".join(filter(None, (stdout.strip(), stderr.strip())))
     return said.decode(errors="replace")[-TAIL_CHARS:]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.real
 
 async def run(tmp_path: Path, *argv: str, secs: float = 60.0, grace_secs: float = 5.0, **more: Any) -> Completed:
     """What became of it."""
-    patience = more.pop("patience", None)
+    how = {name: more.pop(name, None) for name in ("patience", "last_bytes")}
     spec = LaunchSpec(
         run_id="command",
         argv=argv,
@@ -35,7 +35,7 @@ async def run(tmp_path: Path, *argv: str, secs: float = 60.0, grace_secs: float 
     launcher = RealLauncher(f"test-{uuid.uuid4().hex}", os.environ["DARKFACTORY_RUN"])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(launcher.serve)
-        done = await run_command(launcher, spec, secs=secs, grace_secs=grace_secs, patience=patience)
+        done = await run_command(launcher, spec, secs=secs, grace_secs=grace_secs, **how)
         nursery.cancel_scope.cancel()
     assert not spec.stdout.exists()
     assert not spec.stderr.exists()
@@ -47,7 +47,9 @@ async def test_what_it_prints_and_how_it_ends_is_told(tmp_path: Path) -> None:
     assert done == Completed(3, b"out\n", b"err\n")
     done = await run(tmp_path, "sh", "-c", "kill -9 $$")
     assert (done.exit_code, done.ended) == (-9, None)
-    done = await run(tmp_path, "sh", "-c", "seq 10000 >&2")
+    done = await run(tmp_path, "sh", "-c", "seq 1000", last_bytes=9)
+    assert done.stdout == b"999\n1000\n"[-9:]
+    done = await run(tmp_path, "sh", "-c", "seq 10000 >&2", max_output_bytes=100_000)
     assert (len(done.stderr), done.stderr[-6:]) == (TAIL_BYTES, b"10000\n")
 
 
