@@ -127,12 +127,12 @@ class _Heard:
     why: str = ""
 
     def feed(self, stream: Stream, data: bytes) -> None:
-        if stream is Stream.STDOUT and self.last_bytes is None:
-            self.stdout += data[: self.limit - len(self.stdout)]
-        elif stream is Stream.STDOUT:
-            self.stdout = (self.stdout + data)[-self.last_bytes :]
-        else:
+        if stream is Stream.STDERR:
             self.stderr = (self.stderr + data)[-TAIL_BYTES:]
+        elif self.last_bytes is None:
+            self.stdout += data[: self.limit - len(self.stdout)]
+        else:
+            self.stdout = (self.stdout + data)[-self.last_bytes :]
 
     def written(self, size: int) -> None:
         if size > self.limit:
