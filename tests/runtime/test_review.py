@@ -644,3 +644,19 @@ def test_cancelled_at_every_step_nothing_is_left_half_made_and_the_next_review_g
     assert step > 100
     assert ends["stopped"] > 50
     assert ends["pr_created"] > 5
+
+
+async def test_one_that_runs_out_of_time_every_night_begins_once_a_night_and_piles_up_nothing(
+    repo: Path, autojump_clock: MockClock
+) -> None:
+    machine = simulated(lambda *_: STUBBORN)
+    machine.worktrees.keeps = lambda _: None  # its agent has done nothing
+    async with open_factory(reviewed(repo, max_duration_secs=700.0), machine=machine.open):
+        await trio.sleep(4 * 86400)
+        assert machine.launcher.living == {}
+    assert secs(machine, "review_begun") == [day * 86400 + 7200.0 for day in range(4)]
+    assert [line["outcome"] for line in machine.records("review_ended")] == ["timed_out"] * 4
+    assert len(machine.worktrees.made) == 4
+    assert machine.worktrees.kept() == 0
+    assert machine.worktrees.branches == set()
+    assert len(machine.reports.pages) == 4
