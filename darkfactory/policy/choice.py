@@ -135,7 +135,7 @@ def _for_someone(
 
 
 def unfit(agents: Sequence[AgentDefinition], *, mute: Collection[str]) -> Mapping[str, str]:
-    """Agent -> why it can improve nothing. `mute` are those whose tools do not tell what they have said."""
+    """Agent -> why it can improve nothing. `mute` are those who have a tool that does not tell what it has said."""
     return MappingProxyType(dict(_unfit(agents, mute)))
 
 
@@ -146,4 +146,4 @@ def _unfit(agents: Sequence[AgentDefinition], mute: Collection[str]) -> Iterator
         elif agent.permissions is Permissions.READ_ONLY:
             yield agent.name, "read-only: it may change nothing"
         elif agent.name in mute:
-            yield agent.name, "its tool does not tell what it said at its end"
+            yield agent.name, "its tool, or its fallback's, does not tell what it said at its end"

@@ -26,7 +26,7 @@ from darkfactory import (
 from darkfactory.devices.process import LaunchSpec
 from darkfactory.errors import CompoundReviewFailed
 from darkfactory.model.ends import Reason
-from darkfactory.model.fleet import Permissions
+from darkfactory.model.fleet import Fallback, Permissions
 from darkfactory.model.review import AddedLine, Commit, CompoundReviewResult, FileChange, ReviewOutcome, Scan
 from darkfactory.testing import (
     FAILS,
@@ -116,6 +116,13 @@ async def test_a_dry_run_tells_the_task_and_to_whom_it_would_go_and_why(repo: Pa
             permissions=Permissions.READ_ONLY,
         ),
         attrs.evolve(IMPROVER, name="mute", capabilities=("architecture", "testing"), cli_tool="bash"),
+        attrs.evolve(
+            IMPROVER,
+            name="falls",
+            capabilities=("architecture", "testing"),
+            cli_tool="claude",
+            fallback=Fallback(provider="q", cli_tool="bash"),  # to which a task is a script
+        ),
         attrs.evolve(IMPROVER, name="fits", capabilities=("architecture", "testing", "code-review")),
     )
     result = await review(simulated(), reviewed(repo, *agents, agent=None), dry_run=True)
@@ -123,6 +130,9 @@ async def test_a_dry_run_tells_the_task_and_to_whom_it_would_go_and_why(repo: Pa
     assert improvement is not None
     assert improvement.agent == "fits"
     assert improvement.why
+    nobody = await review(simulated(), reviewed(repo, *agents[:-1], agent=None), dry_run=True)
+    assert nobody.top_improvement is not None
+    assert nobody.top_improvement.agent is None
     assert result.findings[0].id in improvement.task
     assert improvement.branch == f"darkfactory/review/2026-01-05-{result.findings[0].id}"
     assert "fits" in result.detail
