@@ -22,7 +22,7 @@ from darkfactory.devices.reviews import ReviewDevices
 from darkfactory.errors import CompoundReviewFailed, SpawnFailed
 from darkfactory.model.actions import BeginReview, Cause, Refuse
 from darkfactory.model.ends import Reason
-from darkfactory.model.events import ErrandAsked, ErrandWithdrawn, WorktreesCounted
+from darkfactory.model.events import ErrandAsked, ErrandWithdrawn, ImprovementFinished, WorktreesCounted
 from darkfactory.model.fleet import DEFAULT_ENV_PASS, CompoundReviewConfig, OrchestratorConfig
 from darkfactory.model.review import (
     CompoundReviewResult,
@@ -123,9 +123,12 @@ class Work:
         if not choice.owed:
             review = await self._improve(choice.finding, choice.improvement, self.scan)
             await self._gate(review)
+        self.improvement = evolve(self.improvement or choice.improvement, finished=True)
         if not self.section.create_prs:
             raise Over(ReviewOutcome.IMPROVED, f"it is on the branch {choice.improvement.branch}")
         self.at = "while it opened the pull request"
+        if not choice.owed:
+            await self.sender.send(ImprovementFinished(self.sender.now(), self.order.review, self.improvement))
         await self._ask_for_merge(choice.finding)
 
     async def _retire(self) -> None:

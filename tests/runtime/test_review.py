@@ -23,6 +23,7 @@ from darkfactory import (
     OrchestratorConfig,
     open_factory,
 )
+from darkfactory.devices.github import PullRequest
 from darkfactory.devices.process import LaunchSpec
 from darkfactory.errors import CompoundReviewFailed
 from darkfactory.model.ends import Reason
@@ -33,7 +34,9 @@ from darkfactory.testing import (
     HANGS,
     STUBBORN,
     CancelAtStep,
+    MemoryJournal,
     Script,
+    SimulatedForge,
     SimulatedMachine,
     SimulatedScanner,
     says,
@@ -393,6 +396,49 @@ async def test_a_pull_request_that_is_owed_is_opened_the_next_night_without_an_a
     second = await review(machine, reviewed(repo))
     assert second.outcome is ReviewOutcome.PR_CREATED
     assert [each.branch for each in machine.forge.opened] == [first.top_improvement.branch]
+    assert len(machine.records("run_begun")) == 1
+
+
+async def test_a_pull_request_is_still_owed_after_nights_without_room_for_it(
+    repo: Path, autojump_clock: MockClock
+) -> None:
+    machine = simulated()
+    machine.forge.fails["push"] = CompoundReviewFailed("push_failed", "no", "do")
+    first = await review(machine, reviewed(repo))
+    machine.forge.fails.clear()
+    machine.forge.opened.append(PullRequest(1, "https://github.test/1", "open", True, "darkfactory/review/x", "x-1"))
+    assert (await review(machine, reviewed(repo, max_open_prs=1))).outcome is ReviewOutcome.MAX_OPEN_PRS
+    machine.forge.opened.clear()
+    assert (await review(machine, reviewed(repo, create_prs=False), dry_run=True)).outcome is ReviewOutcome.DRY_RUN
+    last = await review(machine, reviewed(repo, max_open_prs=1))
+    assert last.outcome is ReviewOutcome.PR_CREATED
+    assert first.top_improvement is not None
+    assert [each.branch for each in machine.forge.opened] == [first.top_improvement.branch]
+    assert len(machine.records("run_begun")) == 1
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_an_improvement_that_was_finished_when_the_factory_stopped_or_died_gets_its_pull_request(
+    killed: bool, repo: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = simulated()
+
+    async def slow(*_: object, **__: object) -> None:
+        await trio.sleep(100)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SimulatedForge, "push", slow)
+        async with open_factory(reviewed(repo), machine=machine.open) as factory:
+            with trio.move_on_after(100):
+                await factory.trigger_compound_review()
+    if killed:
+        lines = machine.journal.lines
+        machine.journal = MemoryJournal(itertools.takewhile(lambda line: line["kind"] != "factory_stopping", lines))
+    second = await review(machine, reviewed(repo))
+    outcome = "lost" if killed else "stopped"
+    assert [line["outcome"] for line in machine.records("review_ended")] == [outcome, "pr_created"]
+    assert second.top_improvement is not None
+    assert machine.forge.pushed == {second.top_improvement.branch: "1" * 40}
     assert len(machine.records("run_begun")) == 1
 
 
