@@ -27,7 +27,7 @@ class Completed:
     exit_code: int | None
     """Minus the number of the signal that ended it; None when it was we who ended it."""
     stdout: bytes
-    """What it had printed, cut at the limit."""
+    """What it had printed, cut at the limit; or the end of it."""
     stderr: bytes
     """The end of it."""
     ended: str | None = None
@@ -43,15 +43,17 @@ async def run_command(
     secs: float,
     grace_secs: float,
     patience: trio.CancelScope | None = None,
+    tail_bytes: int | None = None,
 ) -> Completed:
     """Start a command, wait for it for `secs` at most, and take away the files of its output.
 
     `max_output_bytes`, which must be set, and `max_memory_bytes` of its specification hold for it. SpawnFailed if it
     cannot be started. Cancelled, it is ended first, politely for `grace_secs`, with all that it started; `patience`, a
-    scope that nobody has entered, ends that sooner by its deadline, which may be set at any time.
+    scope that nobody has entered, ends that sooner by its deadline, which may be set at any time. With `tail_bytes` no
+    more than the end of what it prints is kept in memory.
     """
     assert spec.max_output_bytes is not None
-    heard = _Heard(spec.max_output_bytes)
+    heard = _Heard(spec.max_output_bytes, tail_bytes)
     code: int | None = None
     try:
         process = await launcher.launch(spec, heard)
@@ -117,6 +119,7 @@ class _Heard:
     """A sink that keeps what was printed, and loses patience when that is too much."""
 
     limit: int
+    tail_bytes: int | None
     patience: trio.CancelScope = field(factory=trio.CancelScope)
     stdout: bytearray = field(factory=bytearray)
     stderr: bytearray = field(factory=bytearray)
@@ -125,7 +128,10 @@ class _Heard:
 
     def feed(self, stream: Stream, data: bytes) -> None:
         if stream is Stream.STDOUT:
-            self.stdout += data[: self.limit - len(self.stdout)]
+            if self.tail_bytes is None:
+                self.stdout += data[: self.limit - len(self.stdout)]
+            else:
+                self.stdout = (self.stdout + data)[-self.tail_bytes :]
         else:
             self.stderr = (self.stderr + data)[-TAIL_BYTES:]
 

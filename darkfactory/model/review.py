@@ -342,7 +342,7 @@ class Gate:
     """None where it did not end by itself, or could not be started."""
     secs: float
     tail: str
-    """The end of what it printed, or why it was ended; cut."""
+    """The end of what it printed, and why it was ended if it did not do so by itself; cut."""
 
 
 @frozen

@@ -317,6 +317,14 @@ async def test_it_waits_for_the_agents_own_run(repo: Path, autojump_clock: MockC
     assert secs(machine, "run_begun") == [0.0, 60.0]
 
 
+async def test_one_that_waited_in_vain_says_for_what(repo: Path, autojump_clock: MockClock) -> None:
+    machine = simulated()
+    machine.disk.free_bytes = 0
+    result = await review(machine, reviewed(repo, max_duration_secs=700.0))
+    assert result.outcome is ReviewOutcome.TIMED_OUT
+    assert result.detail == "while it waited for a run of improver: disk"
+
+
 async def test_one_at_a_time(repo: Path, autojump_clock: MockClock) -> None:
     machine = simulated(improves(secs=4 * 3600))
     patient = attrs.evolve(IMPROVER, stall_timeout_secs=5 * 3600.0, timeout_secs=6 * 3600.0)
