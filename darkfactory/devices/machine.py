@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -129,6 +130,7 @@ def _review_devices(directory: StateDir, launcher: RealLauncher) -> ReviewDevice
     from darkfactory.devices.scan import GitScanner
 
     reports = ReportFiles(directory.reviews)
+    shutil.rmtree(reports.scratch, ignore_errors=True)  # what a life that was killed has left; the lock is ours
     git = Git(launcher, reports.scratch, os.environ)
     return ReviewDevices(
         scanner=GitScanner(git),

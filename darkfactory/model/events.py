@@ -16,7 +16,7 @@ from darkfactory.model.ends import Verdict
 from darkfactory.model.fleet import AgentDefinition
 from darkfactory.model.messages import HandoffContext, Sent
 from darkfactory.model.providers import Spending
-from darkfactory.model.review import CompoundReviewResult, Errand
+from darkfactory.model.review import CompoundReviewResult, Errand, Improvement
 from darkfactory.model.signals import Totals, Waiting
 
 
@@ -280,6 +280,14 @@ class ErrandAsked(Event):
     """A review wants an agent to improve something."""
 
     errand: Errand
+
+
+@frozen
+class ImprovementFinished(Event):
+    """What a review wanted is done, and has passed its gate; now its pull request is to be opened."""
+
+    review: str
+    improvement: Improvement
 
 
 @frozen

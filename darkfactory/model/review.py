@@ -342,7 +342,7 @@ class Gate:
     """None where it did not end by itself, or could not be started."""
     secs: float
     tail: str
-    """The end of what it printed, or why it was ended; cut."""
+    """The end of what it printed, and why it was ended if it did not do so by itself; cut."""
 
 
 @frozen
@@ -367,6 +367,8 @@ class Improvement:
     """The agent's own words; capped."""
     gate: Gate | None = None
     """None: there was none, or it was not come to."""
+    finished: bool = False
+    """It is done, and whatever checks it has passed it: nothing but its pull request is missing, if one is wanted."""
 
 
 @frozen
@@ -413,16 +415,8 @@ REVIEWED: Final = frozenset(
 )
 """After these the next review goes on where this one ended; after any other it looks at the same commits once more."""
 
-PR_OWED: Final = frozenset(
-    {
-        ReviewOutcome.NO_REMOTE,
-        ReviewOutcome.GH_MISSING,
-        ReviewOutcome.GH_LOGGED_OUT,
-        ReviewOutcome.PUSH_FAILED,
-        ReviewOutcome.PR_FAILED,
-    }
-)
-"""After these an improvement is finished but for its pull request, which the next review opens."""
+HANDED_IN: Final = frozenset({ReviewOutcome.IMPROVED, ReviewOutcome.PR_CREATED, ReviewOutcome.PR_EXISTS})
+"""After any other an improvement that is finished lacks its pull request, which the next review opens."""
 
 
 # What is remembered and ordered.
@@ -455,6 +449,8 @@ class Handled:
     commit: str | None = None
     """Where the branch ended when the review left it."""
     pr_url: str | None = None
+    owed: bool = False
+    """Its pull request is missing, and nothing else."""
 
     def __str__(self) -> str:
         where = self.pr_url or self.branch
@@ -490,6 +486,15 @@ class ReviewMemory:
         cursor = occurrence if occurrence is not None else self.cursor
         return evolve(self, alive=review, cursor=cursor, begun_so_far=self.begun_so_far + 1)
 
+    def handling(self, finding: str, handled: Handled) -> ReviewMemory:
+        """Something was done about a finding."""
+        known = dict(self.handled)
+        known.pop(finding, None)
+        known[finding] = handled
+        while len(known) > HANDLED:
+            del known[next(iter(known))]
+        return evolve(self, handled=known)
+
     def ended(
         self,
         outcome: ReviewOutcome,
@@ -500,17 +505,11 @@ class ReviewMemory:
         handled: Handled | None = None,
     ) -> ReviewMemory:
         """It has ended; `commit` and `told_until` are None where it did not come to that."""
-        known = dict(self.handled)
-        if finding is not None and handled is not None:
-            known.pop(finding, None)
-            known[finding] = handled
-            while len(known) > HANDLED:
-                del known[next(iter(known))]
+        before = self.handling(finding, handled) if finding is not None and handled is not None else self
         return evolve(
-            self,
+            before,
             alive=None,
             failures=self.failures + 1 if outcome in FAILED_NIGHTS else 0,
             commit=commit or self.commit,
             told_until=told_until or self.told_until,
-            handled=known,
         )

@@ -16,7 +16,6 @@ from attrs import evolve, frozen
 from darkfactory.model.fleet import AgentDefinition, AgentLayer, CompoundReviewConfig, OrchestratorConfig, Permissions
 from darkfactory.model.review import (
     BRANCH_PREFIX,
-    PR_OWED,
     Branch,
     Finding,
     FindingKind,
@@ -77,12 +76,13 @@ def choose(
     assert review is not None
     branches = {branch.name: branch for branch in scan.branches}
     urls = {each.finding: each.url for each in waiting if each.finding is not None}
-    for finding in findings:
+    for finding in findings if review.create_prs else ():
         before = handled.get(finding.id)
         if before is not None and finding.id not in urls and _owed(before, branches):
             assert before.branch is not None
             done = Improvement(finding.id, finding.title, "", None, (), before.branch, commit=before.commit)
-            return Choice(finding, evolve(done, why=(f"only its pull request is missing ({before})",)), owed=True)
+            why = (f"only its pull request is missing ({before})",)
+            return Choice(finding, evolve(done, why=why, finished=True), owed=True)
     for finding in findings:
         if finding.id not in urls and _branch_for(finding, branches) is None:
             return _for_someone(config, review, scan, finding, standing, unfit, today)
@@ -99,7 +99,7 @@ def choose(
 def _owed(before: Handled, branches: Mapping[str, Branch]) -> bool:
     """Whether a branch is as a review left it that could not open its pull request."""
     branch = branches.get(before.branch) if before.branch is not None else None
-    return before.outcome in PR_OWED and branch is not None and branch.sha == before.commit
+    return before.owed and branch is not None and branch.sha == before.commit
 
 
 def _branch_for(finding: Finding, branches: Collection[str]) -> str | None:
@@ -135,7 +135,7 @@ def _for_someone(
 
 
 def unfit(agents: Sequence[AgentDefinition], *, mute: Collection[str]) -> Mapping[str, str]:
-    """Agent -> why it can improve nothing. `mute` are those whose tools do not tell what they have said."""
+    """Agent -> why it can improve nothing. `mute` are those who have a tool that does not tell what it has said."""
     return MappingProxyType(dict(_unfit(agents, mute)))
 
 
@@ -146,4 +146,4 @@ def _unfit(agents: Sequence[AgentDefinition], mute: Collection[str]) -> Iterator
         elif agent.permissions is Permissions.READ_ONLY:
             yield agent.name, "read-only: it may change nothing"
         elif agent.name in mute:
-            yield agent.name, "its tool does not tell what it said at its end"
+            yield agent.name, "its tool, or its fallback's, does not tell what it said at its end"

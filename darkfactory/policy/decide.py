@@ -210,6 +210,8 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             review.asked(draft, event)
         case events.ErrandAsked():
             review.errand_asked(draft, event.errand)
+        case events.ImprovementFinished():
+            review.finished(draft, event)
         case events.ErrandWithdrawn():
             _errand_withdrawn(draft, event)
         case events.ReviewEnded():

@@ -144,6 +144,9 @@ def fold(lines: Iterable[Mapping[str, Any]], zone: ZoneInfo) -> Durable:
                 reviews = reviews.begun(line["review"], instant(line["occurrence"]) if "occurrence" in line else None)
             case "review_skipped":
                 reviews = evolve(reviews, cursor=instant(line["occurrence"]))
+            case "review_improved":
+                handled = Handled(utc, ReviewOutcome.LOST, line["branch"], line["tip"], owed=True)
+                reviews = reviews.handling(line["finding"], handled)
             case "review_ended":
                 reviews = _review_ended(reviews, line)
             case "held":
@@ -276,7 +279,8 @@ def from_snapshot(line: Mapping[str, Any]) -> Durable:
 
 def _review_ended(reviews: ReviewMemory, line: Mapping[str, Any]) -> ReviewMemory:
     utc, outcome, finding = instant(line["utc"]), ReviewOutcome(line["outcome"]), line.get("finding")
-    handled = Handled(utc, outcome, line.get("branch"), line.get("tip"), line.get("pr_url")) if finding else None
+    branch, tip, url, owed = line.get("branch"), line.get("tip"), line.get("pr_url"), line.get("owed", False)
+    handled = Handled(utc, outcome, branch, tip, url, owed) if finding else None
     until = line.get("told_until")
     return reviews.ended(
         outcome,
@@ -298,7 +302,7 @@ def _told_of_reviews(reviews: ReviewMemory) -> dict[str, Any]:
         "commit": reviews.commit,
         "told_until": timestamp(until) if until is not None else None,
         "handled": [
-            [finding, timestamp(each.on), each.outcome.value, each.branch, each.commit, each.pr_url]
+            [finding, timestamp(each.on), each.outcome.value, each.branch, each.commit, each.pr_url, each.owed]
             for finding, each in reviews.handled.items()
         ],
     }
@@ -312,7 +316,7 @@ def _reviews(
     failures: int = 0,
     commit: str | None = None,
     told_until: str | None = None,
-    handled: Iterable[tuple[str, str, str, str | None, str | None, str | None]] = (),
+    handled: Iterable[tuple[str, str, str, str | None, str | None, str | None, bool]] = (),
 ) -> ReviewMemory:
     """From a snapshot."""
     return ReviewMemory(
@@ -323,7 +327,10 @@ def _reviews(
         failures,
         commit,
         instant(told_until) if told_until is not None else None,
-        {finding: Handled(instant(on), ReviewOutcome(outcome), *more) for finding, on, outcome, *more in handled},
+        {
+            finding: Handled(instant(on), ReviewOutcome(outcome), branch, tip, url, owed)
+            for finding, on, outcome, branch, tip, url, owed in handled
+        },
     )
 
 

@@ -16,6 +16,7 @@ from darkfactory.model import actions, events
 from darkfactory.model.actions import Begun, Cause, Refuse, Severity
 from darkfactory.model.review import (
     FAILED_NIGHTS,
+    HANDED_IN,
     REVIEWED,
     CompoundReviewResult,
     Errand,
@@ -180,6 +181,24 @@ def run_ended(draft: Draft, event: events.RunEnded) -> None:
         draft.review = evolve(draft.review, end=ErrandEnd(event.verdict, event.answer))
 
 
+def finished(draft: Draft, event: events.ImprovementFinished) -> None:
+    """It is on the record before anything leaves the machine: if we are killed, the next review hands it in."""
+    improvement = event.improvement
+    if draft.review is None or draft.review.id != event.review:
+        return
+    assert improvement.commit is not None
+    # how the review ends is not known yet; if nobody can say any more, it is lost
+    handled = Handled(draft.when.utc, ReviewOutcome.LOST, improvement.branch, improvement.commit, owed=True)
+    draft.reviews = draft.reviews.handling(improvement.finding, handled)
+    draft.record(
+        "review_improved",
+        review=event.review,
+        finding=improvement.finding,
+        branch=improvement.branch,
+        tip=improvement.commit,
+    )
+
+
 def ended(draft: Draft, result: CompoundReviewResult) -> Run | None:
     """It is over, and its reports are written; its run, which is to be stopped, where it has left one.
 
@@ -226,7 +245,8 @@ def _over(
     if improvement is not None:
         branch = improvement.branch if improvement.commit is not None else None
         finding = improvement.finding
-        handled = Handled(draft.when.utc, outcome, branch, improvement.commit, pr_url)
+        owed = improvement.finished and outcome not in HANDED_IN
+        handled = Handled(draft.when.utc, outcome, branch, improvement.commit, pr_url, owed)
     draft.reviews = draft.reviews.ended(outcome, commit=commit, told_until=told_until, finding=finding, handled=handled)
     failed = outcome in FAILED_NIGHTS
     draft.record(
@@ -240,6 +260,7 @@ def _over(
         branch=handled.branch if handled is not None else None,
         tip=handled.commit if handled is not None else None,
         pr_url=pr_url,
+        owed=(handled is not None and handled.owed) or None,
         commit=commit,
         told_until=timestamp(told_until) if told_until is not None else None,
         secs=secs,

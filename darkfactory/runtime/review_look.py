@@ -11,7 +11,7 @@ from darkfactory.devices.reviews import ReviewDevices
 from darkfactory.devices.threads import InThread
 from darkfactory.errors import CompoundReviewFailed
 from darkfactory.model.events import Moment
-from darkfactory.model.fleet import OrchestratorConfig
+from darkfactory.model.fleet import AgentDefinition, OrchestratorConfig
 from darkfactory.model.review import (
     CompoundReviewResult,
     Finding,
@@ -131,7 +131,7 @@ def choose_now(
     waiting: tuple[Waiting, ...],
 ) -> Choice:
     """Choose by what is so at this moment."""
-    mute = frozenset(agent.name for agent in config.agents if not tool_for(agent, config.tools).reports)
+    mute = frozenset(agent.name for agent in config.agents if _is_mute(agent, config))
     return choose(
         config,
         scan,
@@ -142,6 +142,12 @@ def choose_now(
         unfit=unfit(config.agents, mute=mute),
         today=now.utc.astimezone(config.timezone).date(),
     )
+
+
+def _is_mute(agent: AgentDefinition, config: OrchestratorConfig) -> bool:
+    """Whether it runs, or would fall back on, a plain program: that says nothing at its end, and may obey any text."""
+    ways = (agent,) if agent.fallback is None else (agent, agent.fallen_back())
+    return not all(tool_for(each, config.tools).reports for each in ways)
 
 
 def would(choice: Choice) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from darkfactory.devices.reviews import ReviewDevices
 from darkfactory.errors import CompoundReviewFailed, SpawnFailed
 from darkfactory.model.actions import BeginReview, Cause, Refuse
 from darkfactory.model.ends import Reason
-from darkfactory.model.events import ErrandAsked, ErrandWithdrawn, WorktreesCounted
+from darkfactory.model.events import ErrandAsked, ErrandWithdrawn, ImprovementFinished, WorktreesCounted
 from darkfactory.model.fleet import DEFAULT_ENV_PASS, CompoundReviewConfig, OrchestratorConfig
 from darkfactory.model.review import (
     CompoundReviewResult,
@@ -85,6 +85,14 @@ class Work:
         assert self.machine.review is not None
         return self.machine.review
 
+    @property
+    def where(self) -> str:
+        """How far it has come, and for what it waits at the gate if it does."""
+        agent = self.improvement.agent if self.improvement is not None else None
+        request = self.state.value.queue.get((agent, Cause.REVIEW)) if agent is not None else None
+        waits = request.waits_for if request is not None else None
+        return self.at if waits is None else f"{self.at}: {waits}"
+
     def result(self, over: Over, secs: float) -> CompoundReviewResult:
         """What it came to."""
         result = result_of(over, secs, self.began, self.scan, self.found, self.improvement)
@@ -122,9 +130,12 @@ class Work:
         if not choice.owed:
             review = await self._improve(choice.finding, choice.improvement, self.scan)
             await self._gate(review)
+        self.improvement = evolve(self.improvement or choice.improvement, finished=True)
         if not self.section.create_prs:
             raise Over(ReviewOutcome.IMPROVED, f"it is on the branch {choice.improvement.branch}")
         self.at = "while it opened the pull request"
+        if not choice.owed:
+            await self.sender.send(ImprovementFinished(self.sender.now(), self.order.review, self.improvement))
         await self._ask_for_merge(choice.finding)
 
     async def _retire(self) -> None:
@@ -205,7 +216,7 @@ class Work:
             nice=self.config.nice,
         )
         began = trio.current_time()
-        code, tail = None, ""
+        code, tail, why = None, "", ""
         try:
             await self.machine.in_thread(partial(_make, scratch))
             done = await run_command(
@@ -216,13 +227,14 @@ class Work:
                 patience=self.patience,
                 last_bytes=4 * TAIL_CHARS,
             )
-            code, tail = done.exit_code, done.ended or _tail(done.stdout, done.stderr)
+            code, why = done.exit_code, done.ended or ""
+            tail = _tail(done.stdout, done.stderr, why)
         except (SpawnFailed, OSError) as failure:
-            tail = f"it could not be started: {failure}"
+            tail = why = f"it could not be started: {failure}"
         gate = Gate(argv, code == 0, code, round(trio.current_time() - began, 3), tail)
         self.improvement = evolve(self.improvement, gate=gate)
         if not gate.passed:
-            how = f"exit code {code}" if code is not None else plain(tail)
+            how = f"exit code {code}" if code is not None else plain(why)
             branch = self.improvement.branch
             raise Over(
                 ReviewOutcome.GATE_FAILED, f"{' '.join(argv)}: {how}", f"look at the branch {branch}, which stays"
@@ -317,7 +329,7 @@ def _make(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def _tail(stdout: bytes, stderr: bytes) -> str:
-    """The end of what a gate printed, for a report."""
-    said = b"\n".join(filter(None, (stdout.strip(), stderr.strip())))
+def _tail(stdout: bytes, stderr: bytes, why: str) -> str:
+    """The end of what a gate printed, and why it was ended, for a report."""
+    said = b"\n".join(filter(None, (stdout.strip(), stderr.strip(), why.encode())))
     return said.decode(errors="replace")[-TAIL_CHARS:]

@@ -85,7 +85,9 @@ class CompoundReviewWorkflow:
                 with trio.move_on_after(work.section.max_duration_secs) as patience:
                     over = await self._work(work, journalled)
                 if patience.cancelled_caught:
-                    over = Over(ReviewOutcome.TIMED_OUT, work.at, "raise max_duration_secs, or see what took so long")
+                    over = Over(
+                        ReviewOutcome.TIMED_OUT, work.where, "raise max_duration_secs, or see what took so long"
+                    )
                 await self._wind_up(work, f"the review ended: {over.outcome.value}")
         finally:
             result = work.result(over, trio.current_time() - began)

@@ -24,6 +24,7 @@ from darkfactory.model.events import (
     ErrandWithdrawn,
     Event,
     HoldAsked,
+    ImprovementFinished,
     MessageSent,
     OutputSeen,
     ResumeAsked,
@@ -384,10 +385,19 @@ class Factory(RuleBasedStateMachine):
         assert review.run not in self.world.orders or review.run in self.world.stops
 
     @precondition(lambda self: self.world.finish is None and self.world.state.review is not None)
-    @rule(outcome=st.sampled_from(ReviewOutcome), finding=st.sampled_from(["churn-1", "todo-2"]))
-    def review_ends(self, outcome: ReviewOutcome, finding: str) -> None:
+    @rule(finding=st.sampled_from(["churn-1", "todo-2"]))
+    def improvement_is_finished(self, finding: str) -> None:
+        improvement = Improvement(finding, "title", "task", "helper", (), "branch", commit="e" * 40, finished=True)
+        self.tell(ImprovementFinished(self.world.now(), self.world.state.review.id, improvement))
+        assert self.world.state.reviews.handled[finding].owed
+
+    @precondition(lambda self: self.world.finish is None and self.world.state.review is not None)
+    @rule(
+        outcome=st.sampled_from(ReviewOutcome), finding=st.sampled_from(["churn-1", "todo-2"]), finished=st.booleans()
+    )
+    def review_ends(self, outcome: ReviewOutcome, finding: str, finished: bool) -> None:
         review = self.world.state.review
-        improvement = Improvement(finding, "title", "task", "helper", (), "branch", review.run)
+        improvement = Improvement(finding, "title", "task", "helper", (), "branch", review.run, finished=finished)
         self.tell(
             ReviewEnded(
                 self.world.now(),

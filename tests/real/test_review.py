@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -220,6 +221,33 @@ async def test_a_red_gate_and_what_it_has_started(tmp_path: Path, checkout: Chec
     assert result.top_improvement.branch in checkout.branches()
     assert place.forge is not None
     assert place.forge.pushed == {}
+
+
+async def test_a_gate_that_floods_is_ended_and_costs_us_no_memory(
+    tmp_path: Path, checkout: Checkout, place: Place
+) -> None:
+    flood = (sys.executable, "-I", "-c", "import os\nwhile True: os.write(1, b'flood' * 20000)")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = await review(fleet(tmp_path, gate=flood), place)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024, "KiB, of 256 MiB that it printed"
+    assert result.outcome is ReviewOutcome.GATE_FAILED
+    assert result.detail.endswith("printed more than we take")
+    assert result.top_improvement is not None
+    assert result.top_improvement.gate is not None
+    printed, _, why = result.top_improvement.gate.tail.rpartition("\n")
+    assert "flood" in printed
+    assert why == "printed more than we take"
+
+
+async def test_what_a_killed_gate_had_printed_is_taken_away_at_the_next_start(
+    tmp_path: Path, checkout: Checkout, place: Place
+) -> None:
+    left = tmp_path / "state" / "reviews" / ".scratch" / "improver-x-gate.out"
+    left.parent.mkdir(parents=True, mode=0o700)
+    (tmp_path / "state").chmod(0o700)
+    left.write_text("256 MiB, perhaps")
+    await review(fleet(tmp_path), place, dry_run=True)
+    assert not left.exists()
 
 
 async def test_a_gate_that_cannot_be_started(tmp_path: Path, checkout: Checkout, place: Place) -> None:

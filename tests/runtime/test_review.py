@@ -23,17 +23,20 @@ from darkfactory import (
     OrchestratorConfig,
     open_factory,
 )
+from darkfactory.devices.github import PullRequest
 from darkfactory.devices.process import LaunchSpec
 from darkfactory.errors import CompoundReviewFailed
 from darkfactory.model.ends import Reason
-from darkfactory.model.fleet import Permissions
+from darkfactory.model.fleet import Fallback, Permissions
 from darkfactory.model.review import AddedLine, Commit, CompoundReviewResult, FileChange, ReviewOutcome, Scan
 from darkfactory.testing import (
     FAILS,
     HANGS,
     STUBBORN,
     CancelAtStep,
+    MemoryJournal,
     Script,
+    SimulatedForge,
     SimulatedMachine,
     SimulatedScanner,
     says,
@@ -116,6 +119,13 @@ async def test_a_dry_run_tells_the_task_and_to_whom_it_would_go_and_why(repo: Pa
             permissions=Permissions.READ_ONLY,
         ),
         attrs.evolve(IMPROVER, name="mute", capabilities=("architecture", "testing"), cli_tool="bash"),
+        attrs.evolve(
+            IMPROVER,
+            name="falls",
+            capabilities=("architecture", "testing"),
+            cli_tool="claude",
+            fallback=Fallback(provider="q", cli_tool="bash"),  # to which a task is a script
+        ),
         attrs.evolve(IMPROVER, name="fits", capabilities=("architecture", "testing", "code-review")),
     )
     result = await review(simulated(), reviewed(repo, *agents, agent=None), dry_run=True)
@@ -123,6 +133,9 @@ async def test_a_dry_run_tells_the_task_and_to_whom_it_would_go_and_why(repo: Pa
     assert improvement is not None
     assert improvement.agent == "fits"
     assert improvement.why
+    nobody = await review(simulated(), reviewed(repo, *agents[:-1], agent=None), dry_run=True)
+    assert nobody.top_improvement is not None
+    assert nobody.top_improvement.agent is None
     assert result.findings[0].id in improvement.task
     assert improvement.branch == f"darkfactory/review/2026-01-05-{result.findings[0].id}"
     assert "fits" in result.detail
@@ -304,6 +317,14 @@ async def test_it_waits_for_the_agents_own_run(repo: Path, autojump_clock: MockC
     assert secs(machine, "run_begun") == [0.0, 60.0]
 
 
+async def test_one_that_waited_in_vain_says_for_what(repo: Path, autojump_clock: MockClock) -> None:
+    machine = simulated()
+    machine.disk.free_bytes = 0
+    result = await review(machine, reviewed(repo, max_duration_secs=700.0))
+    assert result.outcome is ReviewOutcome.TIMED_OUT
+    assert result.detail == "while it waited for a run of improver: disk"
+
+
 async def test_one_at_a_time(repo: Path, autojump_clock: MockClock) -> None:
     machine = simulated(improves(secs=4 * 3600))
     patient = attrs.evolve(IMPROVER, stall_timeout_secs=5 * 3600.0, timeout_secs=6 * 3600.0)
@@ -383,6 +404,49 @@ async def test_a_pull_request_that_is_owed_is_opened_the_next_night_without_an_a
     second = await review(machine, reviewed(repo))
     assert second.outcome is ReviewOutcome.PR_CREATED
     assert [each.branch for each in machine.forge.opened] == [first.top_improvement.branch]
+    assert len(machine.records("run_begun")) == 1
+
+
+async def test_a_pull_request_is_still_owed_after_nights_without_room_for_it(
+    repo: Path, autojump_clock: MockClock
+) -> None:
+    machine = simulated()
+    machine.forge.fails["push"] = CompoundReviewFailed("push_failed", "no", "do")
+    first = await review(machine, reviewed(repo))
+    machine.forge.fails.clear()
+    machine.forge.opened.append(PullRequest(1, "https://github.test/1", "open", True, "darkfactory/review/x", "x-1"))
+    assert (await review(machine, reviewed(repo, max_open_prs=1))).outcome is ReviewOutcome.MAX_OPEN_PRS
+    machine.forge.opened.clear()
+    assert (await review(machine, reviewed(repo, create_prs=False), dry_run=True)).outcome is ReviewOutcome.DRY_RUN
+    last = await review(machine, reviewed(repo, max_open_prs=1))
+    assert last.outcome is ReviewOutcome.PR_CREATED
+    assert first.top_improvement is not None
+    assert [each.branch for each in machine.forge.opened] == [first.top_improvement.branch]
+    assert len(machine.records("run_begun")) == 1
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_an_improvement_that_was_finished_when_the_factory_stopped_or_died_gets_its_pull_request(
+    killed: bool, repo: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = simulated()
+
+    async def slow(*_: object, **__: object) -> None:
+        await trio.sleep(100)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SimulatedForge, "push", slow)
+        async with open_factory(reviewed(repo), machine=machine.open) as factory:
+            with trio.move_on_after(100):
+                await factory.trigger_compound_review()
+    if killed:
+        lines = machine.journal.lines
+        machine.journal = MemoryJournal(itertools.takewhile(lambda line: line["kind"] != "factory_stopping", lines))
+    second = await review(machine, reviewed(repo))
+    outcome = "lost" if killed else "stopped"
+    assert [line["outcome"] for line in machine.records("review_ended")] == [outcome, "pr_created"]
+    assert second.top_improvement is not None
+    assert machine.forge.pushed == {second.top_improvement.branch: "1" * 40}
     assert len(machine.records("run_begun")) == 1
 
 
