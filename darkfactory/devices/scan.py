@@ -32,6 +32,7 @@ from darkfactory.devices.git_output import Hunk, Named, Names
 from darkfactory.devices.place import printable
 from darkfactory.errors import CompoundReviewFailed
 from darkfactory.model.review import (
+    BRANCH_PREFIX,
     AddedLine,
     Branch,
     Commit,
@@ -484,10 +485,10 @@ class _Look:
     # What there is besides.
 
     async def _branches(self) -> tuple[Branch, ...]:
-        """The branches of agents that the base branch does not contain, the newest first."""
-        await trio.lowlevel.checkpoint()
+        """The branches of agents that the base branch does not contain, the newest first; those of reviews before."""
+        reviews = await self._reviews()
         form = "--format=%(objectname) %(committerdate:unix) %(refname) %(symref)"
-        bounds = ("--sort=-committerdate", f"--count={MAX_BRANCHES + 1}", f"--no-merged={self.base}")
+        bounds = ("--sort=-committerdate", f"--count={MAX_BRANCHES + len(reviews) + 1}", f"--no-merged={self.base}")
         try:
             told = await self._run("for-each-ref", form, *bounds, "refs/heads/darkfactory/", silent=True)
         except GitError as error:  # of one that is broken git warns, or lists none at all
@@ -496,12 +497,32 @@ class _Look:
         found: list[Branch] = []
         for line in os.fsdecode(told).split("\n")[:-1]:
             sha, at, ref, link = line.split(" ", 3)
-            if not link and len(found) < MAX_BRANCHES:
-                number = int(await self._run("rev-list", "--count", sha, f"^{self.base}"))
-                found.append(Branch(ref.removeprefix("refs/heads/"), sha, number, git_output.instant(at.encode())))
-        if told.count(b"\n") > MAX_BRANCHES:
-            self.left_out.append(f"branches of agents: more than {MAX_BRANCHES}, of which the newest were looked at")
-        return tuple(found)
+            name = ref.removeprefix("refs/heads/")
+            if link or name.startswith(BRANCH_PREFIX):
+                continue
+            if len(found) == MAX_BRANCHES:
+                self.left_out.append(
+                    f"branches of agents: more than {MAX_BRANCHES}, of which the newest were looked at"
+                )
+                break
+            number = int(await self._run("rev-list", "--count", sha, f"^{self.base}"))
+            found.append(Branch(name, sha, number, git_output.instant(at.encode())))
+        return (*reviews, *found)
+
+    async def _reviews(self) -> tuple[Branch, ...]:
+        """The branches of reviews. Without them a finding would be improved again and again, so other branches have no
+        part in it: neither how many there are nor that one is broken; then those that are merged are told as well.
+        """
+        form, refs = "--format=%(objectname) %(refname)", f"refs/heads/{BRANCH_PREFIX}"
+        try:
+            told = await self._run("for-each-ref", form, f"--no-merged={self.base}", refs, silent=True)
+        except GitError as error:
+            if error.exit_code is None:
+                raise
+            told = await self._run("for-each-ref", form, refs)
+        lines = (line.split(" ", 1) for line in _lines(told))
+        none = datetime.fromtimestamp(0, UTC)
+        return tuple(Branch(ref.removeprefix("refs/heads/"), sha, 0, none) for sha, ref in lines)
 
     async def _tests(self) -> frozenset[str]:
         try:

@@ -93,6 +93,7 @@ class Branch:
     """Without `refs/heads/`."""
     sha: str
     commits: int
+    """Not counted, and 0, of a review's own branch; so is the next."""
     at: datetime
     """Of its newest commit, UTC."""
 

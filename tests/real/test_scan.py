@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import subprocess
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -571,6 +572,32 @@ async def test_branches_of_agents_have_a_bound(
     scan = await scanned(device, checkout.path)
     assert [branch.commits for branch in scan.branches] == [1, 1]
     assert "more than 2" in scan.left_out[0]
+
+
+async def test_no_number_of_branches_and_no_broken_one_hides_those_of_reviews(
+    device: GitScanner, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would know that something waits for a person."""
+    monkeypatch.setattr(room, "MAX_BRANCHES", 2)
+    checkout.git("branch", "darkfactory/review/2026-01-01-todo-1", aside(checkout))
+    checkout.git("branch", "darkfactory/review/2026-01-01-merged", "HEAD")
+    for number in range(4):
+        checkout.git("branch", f"darkfactory/it/{number}", aside(checkout, "2099-01-01T00:00:00Z"))
+    scan = await scanned(device, checkout.path)
+    assert [branch.name.split("/")[1] for branch in scan.branches] == ["review", "it", "it"]
+    (checkout.path / ".git/refs/heads/darkfactory/it/0").write_text("ab" * 20 + "\n")
+    (checkout.path / ".git/refs/heads/darkfactory/review/broken").write_text("ab" * 20 + "\n")
+    scan = await scanned(device, checkout.path)
+    assert "darkfactory/review/2026-01-01-todo-1" in {branch.name for branch in scan.branches}
+
+
+def aside(checkout: Checkout, at: str = "2026-01-01T00:00:00Z") -> str:
+    """A commit that no branch has."""
+    command = ("git", "commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "x")
+    env = {**os.environ, **ENV, "GIT_COMMITTER_DATE": at}
+    return subprocess.run(
+        command, cwd=checkout.path, env=env, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 async def test_a_broken_branch_of_an_agent_keeps_nobody_from_the_rest(
