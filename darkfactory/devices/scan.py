@@ -76,6 +76,18 @@ _SHOWN: Final = 3
 """Names that a sentence has."""
 _MARK: Final = re.compile(r"\b(?:TODO|FIXME|XXX)\b", re.ASCII)
 _MARK_BYTES: Final = re.compile(rb"TODO|FIXME|XXX")
+_FUNCTION_BYTES: Final = 80
+"""Git tells no more of a function's first line."""
+_DEFINES: Final = re.compile(
+    rb"(?:(?:abstract|async|const|default|export|extern|final|inline|internal|open|override|private|protected"
+    rb"|pub(?:\([^)]{0,40}\))?|public|sealed|static|suspend|unsafe|virtual)\s+){0,6}"
+    rb"(?:class|def|enum|fn|func|fun|function|impl|interface|module|namespace|proc|struct|sub|trait)\b[^=]"
+)
+"""The first line of a function, or of what holds some. Git tells in which one lines begin, and not where that ends:
+whatever is written behind a function would have made that grow.
+"""
+_NO_END: Final = (b"#", b")", b"]", b"}", b"{")
+"""What ends no function by standing further out: comments, what the preprocessor reads, and what closes something."""
 _BRANCH: Final = re.compile(r"(?!-)[^\x00-\x20~^:?*\[\\\x7f]+")
 
 _PLAIN: Final = {
@@ -602,14 +614,21 @@ class _Lines:
                     self.marked.append(AddedLine(hunk.path, number, text[begin : begin + LINE_CHARACTERS].strip()))
                 else:
                     self.beyond += 1
-        if hunk.function and hunk.added:
-            key = (hunk.path, hunk.function)
-            known = self.functions.get(key)
-            self.functions[key] = (
-                FunctionGrowth(*key, hunk.line, len(hunk.added))
-                if known is None
-                else evolve(known, added=known.added + len(hunk.added))
-            )
+        inside = [(0, hunk.function)] if hunk.function else []
+        for number, line in enumerate(hunk.added, hunk.line):
+            bare = line.lstrip()
+            indent = len(line) - len(bare)
+            if bare and bare[:1] not in _NO_END:
+                while inside and indent <= inside[-1][0]:
+                    inside.pop()
+            if _DEFINES.match(bare):
+                inside.append((indent, bare[:_FUNCTION_BYTES].decode(errors="ignore").strip()))
+            if inside:
+                key = (hunk.path, inside[-1][1])
+                known = self.functions.get(key)
+                self.functions[key] = (
+                    FunctionGrowth(*key, number, 1) if known is None else evolve(known, added=known.added + 1)
+                )
 
 
 def _tests_among(told: bytes) -> tuple[list[str], list[str]]:

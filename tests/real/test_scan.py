@@ -241,6 +241,25 @@ async def test_functions_are_told_with_the_lines_that_came_to_them(device: GitSc
     assert scan.functions == (FunctionGrowth("code.py", "def method(self):", 5, 2),)
 
 
+async def test_what_is_written_behind_a_function_has_not_made_it_grow(device: GitScanner, checkout: Checkout) -> None:
+    """Git puts all of it down to that one."""
+    old = "class Old:\n    def old(self):\n        x = 1\n        return x\n"
+    checkout.write("code.py", old)
+    since = checkout.commit("begun")
+    inner = "        def inner():\n            return 2\n\n        return inner\n"
+    second = f"    async def second(\n        self,\n    ):\n{inner}"
+    more = f"\n{second}\n\nCONSTANT = (\n    1,\n)\n\n\nclass New:\n    field = 1\n"
+    checkout.write("code.py", f"{old}        # more of it\n{more}")
+    checkout.commit("more")
+    scan = await scanned(device, checkout.path, since=since)
+    assert {(each.name, each.line, each.added) for each in scan.functions} == {
+        ("def old(self):", 5, 2),
+        ("async def second(", 7, 6),
+        ("def inner():", 10, 3),
+        ("class New:", 21, 2),
+    }
+
+
 async def test_branches_of_agents_that_nobody_merged_are_told(
     device: GitScanner, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
