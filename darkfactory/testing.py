@@ -548,6 +548,10 @@ class SimulatedWorktrees:
         for run_id in [run_id for run_id in self.there if run_id in self._starts]:
             del self.there[run_id]
 
+    async def check_out(self, run_id: str, commit: str) -> None:  # noqa: ARG002 - the protocol's
+        """There are no files."""
+        await trio.lowlevel.checkpoint()
+
     async def bury(self) -> str | None:
         """There is nothing to delete."""
         await trio.lowlevel.checkpoint()

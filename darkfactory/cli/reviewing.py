@@ -62,11 +62,19 @@ def last(config: OrchestratorConfig, *, as_json: bool) -> int:
             click.echo("there was no review yet", err=True)
             return FAILED
         page, result = report
-        click.echo(json.dumps(json.loads(result), indent=1) if as_json else _harmless(page), nl=as_json)
-    except (StateDirError, OSError, ValueError) as error:
+        click.echo(_object(result) if as_json else _harmless(page), nl=as_json)
+    except (StateDirError, OSError, ValueError, RecursionError) as error:
         click.echo(f"the last report cannot be read: {error}", err=True)
         return FAILED
     return 0
+
+
+def _object(text: str) -> str:
+    """The same JSON object, written anew. ValueError or RecursionError if it is none."""
+    tree = json.loads(text)
+    if not isinstance(tree, dict):
+        raise ValueError("it holds no JSON object")  # noqa: TRY004 - of what it read
+    return json.dumps(tree, indent=1)
 
 
 def look(config: OrchestratorConfig, *, as_json: bool) -> int:

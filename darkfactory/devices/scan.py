@@ -32,6 +32,7 @@ from darkfactory.devices.git_output import Hunk, Named, Names
 from darkfactory.devices.place import printable
 from darkfactory.errors import CompoundReviewFailed
 from darkfactory.model.review import (
+    BRANCH_PREFIX,
     AddedLine,
     Branch,
     Commit,
@@ -75,6 +76,18 @@ _SHOWN: Final = 3
 """Names that a sentence has."""
 _MARK: Final = re.compile(r"\b(?:TODO|FIXME|XXX)\b", re.ASCII)
 _MARK_BYTES: Final = re.compile(rb"TODO|FIXME|XXX")
+_FUNCTION_BYTES: Final = 80
+"""Git tells no more of a function's first line."""
+_DEFINES: Final = re.compile(
+    rb"(?:(?:abstract|async|const|default|export|extern|final|inline|internal|open|override|private|protected"
+    rb"|pub(?:\([^)]{0,40}\))?|public|sealed|static|suspend|unsafe|virtual)\s+){0,6}"
+    rb"(?:class|def|enum|fn|func|fun|function|impl|interface|module|namespace|proc|struct|sub|trait)\b[^=]"
+)
+"""The first line of a function, or of what holds some. Git tells in which one lines begin, and not where that ends:
+whatever is written behind a function would have made that grow.
+"""
+_NO_END: Final = (b"#", b")", b"]", b"}", b"{")
+"""What ends no function by standing further out: comments, what the preprocessor reads, and what closes something."""
 _BRANCH: Final = re.compile(r"(?!-)[^\x00-\x20~^:?*\[\\\x7f]+")
 
 _PLAIN: Final = {
@@ -484,10 +497,10 @@ class _Look:
     # What there is besides.
 
     async def _branches(self) -> tuple[Branch, ...]:
-        """The branches of agents that the base branch does not contain, the newest first."""
-        await trio.lowlevel.checkpoint()
+        """The branches of agents that the base branch does not contain, the newest first; those of reviews before."""
+        reviews = await self._reviews()
         form = "--format=%(objectname) %(committerdate:unix) %(refname) %(symref)"
-        bounds = ("--sort=-committerdate", f"--count={MAX_BRANCHES + 1}", f"--no-merged={self.base}")
+        bounds = ("--sort=-committerdate", f"--count={MAX_BRANCHES + len(reviews) + 1}", f"--no-merged={self.base}")
         try:
             told = await self._run("for-each-ref", form, *bounds, "refs/heads/darkfactory/", silent=True)
         except GitError as error:  # of one that is broken git warns, or lists none at all
@@ -496,12 +509,32 @@ class _Look:
         found: list[Branch] = []
         for line in os.fsdecode(told).split("\n")[:-1]:
             sha, at, ref, link = line.split(" ", 3)
-            if not link and len(found) < MAX_BRANCHES:
-                number = int(await self._run("rev-list", "--count", sha, f"^{self.base}"))
-                found.append(Branch(ref.removeprefix("refs/heads/"), sha, number, git_output.instant(at.encode())))
-        if told.count(b"\n") > MAX_BRANCHES:
-            self.left_out.append(f"branches of agents: more than {MAX_BRANCHES}, of which the newest were looked at")
-        return tuple(found)
+            name = ref.removeprefix("refs/heads/")
+            if link or name.startswith(BRANCH_PREFIX):
+                continue
+            if len(found) == MAX_BRANCHES:
+                self.left_out.append(
+                    f"branches of agents: more than {MAX_BRANCHES}, of which the newest were looked at"
+                )
+                break
+            number = int(await self._run("rev-list", "--count", sha, f"^{self.base}"))
+            found.append(Branch(name, sha, number, git_output.instant(at.encode())))
+        return (*reviews, *found)
+
+    async def _reviews(self) -> tuple[Branch, ...]:
+        """The branches of reviews. Without them a finding would be improved again and again, so other branches have no
+        part in it: neither how many there are nor that one is broken; then those that are merged are told as well.
+        """
+        form, refs = "--format=%(objectname) %(refname)", f"refs/heads/{BRANCH_PREFIX}"
+        try:
+            told = await self._run("for-each-ref", form, f"--no-merged={self.base}", refs, silent=True)
+        except GitError as error:
+            if error.exit_code is None:
+                raise
+            told = await self._run("for-each-ref", form, refs)
+        lines = (line.split(" ", 1) for line in _lines(told))
+        none = datetime.fromtimestamp(0, UTC)
+        return tuple(Branch(ref.removeprefix("refs/heads/"), sha, 0, none) for sha, ref in lines)
 
     async def _tests(self) -> frozenset[str]:
         try:
@@ -581,14 +614,21 @@ class _Lines:
                     self.marked.append(AddedLine(hunk.path, number, text[begin : begin + LINE_CHARACTERS].strip()))
                 else:
                     self.beyond += 1
-        if hunk.function and hunk.added:
-            key = (hunk.path, hunk.function)
-            known = self.functions.get(key)
-            self.functions[key] = (
-                FunctionGrowth(*key, hunk.line, len(hunk.added))
-                if known is None
-                else evolve(known, added=known.added + len(hunk.added))
-            )
+        inside = [(0, hunk.function)] if hunk.function else []
+        for number, line in enumerate(hunk.added, hunk.line):
+            bare = line.lstrip()
+            indent = len(line) - len(bare)
+            if bare and bare[:1] not in _NO_END:
+                while inside and indent <= inside[-1][0]:
+                    inside.pop()
+            if _DEFINES.match(bare):
+                inside.append((indent, bare[:_FUNCTION_BYTES].decode(errors="ignore").strip()))
+            if inside:
+                key = (hunk.path, inside[-1][1])
+                known = self.functions.get(key)
+                self.functions[key] = (
+                    FunctionGrowth(*key, number, 1) if known is None else evolve(known, added=known.added + 1)
+                )
 
 
 def _tests_among(told: bytes) -> tuple[list[str], list[str]]:

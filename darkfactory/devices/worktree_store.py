@@ -17,6 +17,7 @@ import json
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -140,6 +141,15 @@ class WorktreeStore:
         """Take its files away: they are gone from their place at once, and deleted by `bury`."""
         with opened(self.path) as room, opened(self._doomed) as doomed, contextlib.suppress(FileNotFoundError):
             os.rename(run_id, f"{run_id}.{os.urandom(4).hex()}", src_dir_fd=room, dst_dir_fd=doomed)
+
+    def renew(self, run_id: str, git_file: str) -> None:
+        """Take its files away, and put a directory in their place that holds nothing but a `.git`."""
+        with tempfile.TemporaryDirectory(prefix=f"{run_id}-", dir=self.scratch) as room:
+            new = Path(room) / "new"
+            new.mkdir()
+            (new / ".git").write_text(git_file)
+            self.doom(run_id)
+            new.rename(self.files(run_id))
 
     def bury(self) -> None:
         """Delete what was doomed. Blocks for as long as that takes; interrupted, it goes on the next time.

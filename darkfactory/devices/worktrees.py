@@ -32,7 +32,7 @@ from attrs import define, evolve, field, frozen
 from darkfactory.devices import threads
 from darkfactory.devices.git import NOBODY, OBJECT, Git, GitError, Repository
 from darkfactory.devices.worktree_store import Record, WorktreeStore, branch_of, delete, opened
-from darkfactory.errors import SpawnFailed
+from darkfactory.errors import CompoundReviewFailed, SpawnFailed
 from darkfactory.model.review import BRANCH_PREFIX
 
 MAKE_SECS: Final = 60.0
@@ -44,6 +44,7 @@ LOCK: Final = "darkfactory.lock"
 _LOCK_PAUSE_SECS: Final = 0.02
 _SMALL_BYTES: Final = 64 * 1024
 """Of a file that git writes and an agent may have rewritten, no more is read."""
+_LOOK: Final = "look at the branch {} and the worktree"
 _BRANCH: Final = re.compile(r"refs/heads/[^\x00-\x20~^:?*\[\\\x7f]+")
 
 _Run = Callable[..., Awaitable[bytes]]
@@ -133,6 +134,14 @@ class Worktrees(Protocol):
         """Remove the worktrees that reviews have left and whose work is on its branch; the branches stay.
 
         Whatever was made there since they were settled, by a gate, goes with them.
+        """
+        ...
+
+    async def check_out(self, run_id: str, commit: str) -> None:
+        """Have the worktree of a review's run that is settled hold the files of that commit, and nothing else.
+
+        What is checked there is what is handed in then: what git ignores is gone. CompoundReviewFailed if the commit is
+        not what its branch is at, does not go on from where that began, or the worktree is not as it was made.
         """
         ...
 
@@ -345,12 +354,60 @@ class WorktreeDirectories:
             try:
                 repository = await self.git.open(Path(record.common))
                 state = await self._look(repository, record)
-                if state.oddity is None and state.tip in state.ours.values():
+                oddity = state.oddity
+                if oddity is None and state.files:
+                    oddity = await self._repository_inside(repository, record, state.tip)
+                if oddity is None and state.tip in state.ours.values():
                     await self._remove(repository, record, {})
             except (GitError, OSError):
                 continue
             finally:
                 self._let_go(record.run)
+
+    async def check_out(self, run_id: str, commit: str) -> None:
+        """See `Worktrees.check_out`; within `MAKE_SECS`."""
+        await trio.lowlevel.checkpoint()
+        record = self.store.read(run_id)
+        if record is None or not self._hold(run_id):
+            raise _not_handed_in(
+                "its worktree is gone, or somebody else is at it", "see what `darkfactory worktrees` says of it"
+            )
+        try:
+            with trio.fail_after(MAKE_SECS):
+                await self._check_out(record, commit)
+        except trio.TooSlowError:
+            raise _not_handed_in(
+                f"its files were not checked out within {MAKE_SECS:g} s", "is the disk slow?"
+            ) from None
+        except (GitError, OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not threads.none_left(error):
+                raise
+            raise _not_handed_in(f"its files cannot be checked out: {error}", _LOOK.format(record.branch)) from error
+        finally:
+            self._let_go(run_id)
+
+    async def _check_out(self, record: Record, commit: str) -> None:
+        files, own = self.store.files(record.run), _own_directory(record)
+        repository = await self.git.open(Path(record.common))
+        state = await self._look(repository, record)
+        oddity = state.oddity
+        if oddity is None and not state.tip == state.ours.get(record.ref) == commit:
+            oddity = f"its branch is not at {commit[:12]}"
+        if oddity is None and not await _contains(repository, commit, record.commit):
+            oddity = f"its work does not go on from {record.commit[:12]}, where its branch began"
+        if oddity is None and await _contains(repository, state.base, commit):
+            oddity = "its HEAD is not at its work"
+        if oddity is None:
+            oddity = await self._repository_inside(repository, record, commit)
+        if oddity is not None:
+            raise _not_handed_in(oddity, _LOOK.format(record.branch))
+        inside = await self.git.open(repository.common, own)
+        self.store.renew(record.run, f"gitdir: {own}\n")
+        async with self._new_index(record) as index:
+            ask = ("read-tree", "--reset", "-u", "--no-recurse-submodules", commit)
+            await inside.run(*ask, work_tree=files, index=index)
+            await self._in_thread(partial(_give_index, index, record))
+        await self._in_thread(partial(_enter, files / record.prefix, files))
 
     async def bury(self) -> str | None:
         """See `Worktrees.bury`. Cancelled, the deletion goes on until the process ends, and then by the next life."""
@@ -478,8 +535,15 @@ class WorktreeDirectories:
     @asynccontextmanager
     async def _index(self, record: Record) -> AsyncIterator[Path]:
         """An index of our own: what it knows of files that have not changed since the beginning need not be read."""
+        async with self._new_index(record) as index:
+            await self._in_thread(partial(_copy, self.store.index(record.run), index))
+            yield index
+
+    @asynccontextmanager
+    async def _new_index(self, record: Record) -> AsyncIterator[Path]:
+        """The path of an index of our own that is not there yet."""
+        await trio.lowlevel.checkpoint()
         index = self.store.scratch / f"{record.run}-{os.getpid()}-{next(self._number)}.index"
-        await self._in_thread(partial(_copy, self.store.index(record.run), index))
         try:
             yield index
         finally:
@@ -574,6 +638,10 @@ def counted(commits: int) -> str:
     return "1 commit" if commits == 1 else f"{commits} commits"
 
 
+def _not_handed_in(why: str, remedy: str) -> CompoundReviewFailed:
+    return CompoundReviewFailed("agent_failed", f"what the agent left cannot be handed in: {why}", remedy)
+
+
 def _settled(record: Record, store: WorktreeStore, kept: str | None) -> Settled:
     branches = () if kept is None else (record.branch,)
     return Settled(record.run, record.agent, store.files(record.run), branches, kept)
@@ -618,10 +686,15 @@ def _delete_own_directory(record: Record) -> None:
 
 def _begin(cwd: Path, files: Path, index: Path, copy: Path) -> None:
     """Blocks. The copy has the original's time: by that git knows which entries are too young to be relied on."""
+    _enter(cwd, files)
+    _copy(index, copy)
+
+
+def _enter(cwd: Path, files: Path) -> None:
+    """See to it that a directory is there, and in the worktree. Blocks."""
     if not cwd.resolve().is_relative_to(files.resolve()):
         raise OSError(f"{cwd} is outside of the worktree: a link leads there")
     cwd.mkdir(parents=True, exist_ok=True)  # git knows no empty directories
-    _copy(index, copy)
 
 
 def _copy(path: Path, copy: Path) -> None:

@@ -75,11 +75,11 @@ class FileSize:
 
 @frozen
 class FunctionGrowth:
-    """A function, or whatever git takes for one, in which lines were added."""
+    """A function, or what looks like one, in which lines were added, or which was."""
 
     path: str
     name: str
-    """The line that git shows for it."""
+    """Its first line."""
     line: int
     """1-based: the first of the added lines."""
     added: int
@@ -93,6 +93,7 @@ class Branch:
     """Without `refs/heads/`."""
     sha: str
     commits: int
+    """Not counted, and 0, of a review's own branch; so is the next."""
     at: datetime
     """Of its newest commit, UTC."""
 

@@ -1,7 +1,7 @@
 """Which finding is improved, and by whom.
 
-The first one for which nothing waits already: neither a branch that nobody has merged nor an open pull request. Where
-an earlier night left no more than the pull request to be done, that is done.
+The first one for which nothing waits already, neither a branch that nobody has merged nor an open pull request, and for
+which there is somebody. Where an earlier night left no more than the pull request to be done, that is done.
 """
 
 from __future__ import annotations
@@ -83,9 +83,15 @@ def choose(
             done = Improvement(finding.id, finding.title, "", None, (), before.branch, commit=before.commit)
             why = (f"only its pull request is missing ({before})",)
             return Choice(finding, evolve(done, why=why, finished=True), owed=True)
+    nobody: list[Choice] = []
     for finding in findings:
         if finding.id not in urls and _branch_for(finding, branches) is None:
-            return _for_someone(config, review, scan, finding, standing, unfit, today)
+            choice = _for_someone(config, review, scan, finding, standing, unfit, today)
+            if choice.outcome is None:
+                return _past(nobody, choice)
+            nobody.append(choice)
+    if nobody:
+        return nobody[0]
     first = findings[0]
     if first.id in urls:
         return Choice(
@@ -94,6 +100,17 @@ def choose(
     branch = _branch_for(first, branches)
     detail = f"for each finding there is a branch that nobody has merged; for the first one {branch}"
     return Choice(first, outcome=ReviewOutcome.BRANCH_TAKEN, detail=detail, remedy="merge it, or delete it")
+
+
+def _past(nobody: Sequence[Choice], choice: Choice) -> Choice:
+    """The choice, which says what nobody was found for. One agent's trouble, which nobody else can look into, would
+    else be in the way of everything, every night.
+    """
+    if not nobody or choice.improvement is None:
+        return choice
+    passed_over = ", ".join(each.finding.id for each in nobody if each.finding is not None)
+    why = (f"nobody was found for {passed_over}", *choice.improvement.why)
+    return evolve(choice, improvement=evolve(choice.improvement, why=why))
 
 
 def _owed(before: Handled, branches: Mapping[str, Branch]) -> bool:

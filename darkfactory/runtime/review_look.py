@@ -119,7 +119,8 @@ def result_of(
 
 def nothing(scan: Scan) -> Over:
     """The outcome where nothing was found."""
-    return Over(ReviewOutcome.NOTHING_FOUND, f"{len(scan.commits)} commits, and nothing to say of them")
+    count = "1 commit" if len(scan.commits) == 1 else f"{len(scan.commits)} commits"
+    return Over(ReviewOutcome.NOTHING_FOUND, f"{count}, and nothing to say")
 
 
 def choose_now(

@@ -192,15 +192,18 @@ class Work:
         return review
 
     async def _gate(self, review: Review) -> None:
-        """Have our own check of it made, in its worktree."""
-        await trio.lowlevel.checkpoint()
+        """Have our own check made of what would be handed in, in its worktree."""
         argv, secs = self.section.gate, self.section.gate_timeout_secs
+        assert review.cwd is not None
+        assert review.run is not None
+        assert self.improvement is not None
+        assert self.improvement.agent is not None
+        assert self.improvement.commit is not None
+        self.at = "while its work was checked out"
+        await self.machine.worktrees.check_out(review.run, self.improvement.commit)
         if not argv:
             return
         self.at = "while its gate ran"
-        assert review.cwd is not None
-        assert self.improvement is not None
-        assert self.improvement.agent is not None
         agent, name = self.config.agent(self.improvement.agent), f"{self.improvement.run}-gate"
         scratch = self.devices.reports.scratch
         spec = LaunchSpec(

@@ -196,10 +196,11 @@ def test_the_last_one_of_another_fleet_is_not_taken_for_ones_own(review: Review,
     assert "belongs to" in done.stderr
 
 
-def test_a_report_that_is_damaged_is_said_to_be(review: Review, file: Path, state: Path) -> None:
+@pytest.mark.parametrize("damaged", ["{", "null", "[" * 100_000], ids=["cut", "no object", "deep"])
+def test_a_report_that_is_damaged_is_said_to_be(damaged: str, review: Review, file: Path, state: Path) -> None:
     reports = begun(state, file)
     write(reports, "review-20260105-020000-a", "# one\n", {})
-    (reports.path / "review-20260105-020000-a.json").write_text("{")
+    (reports.path / "review-20260105-020000-a.json").write_text(damaged)
     done = review("--last", "--json")
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith("the last report cannot be read: ")

@@ -211,6 +211,70 @@ async def test_the_gate_runs_in_the_worktree_with_a_mark_and_without_secrets(
     assert str(tmp_path / "state" / "worktrees") in text.splitlines()[-1]
 
 
+async def test_the_gate_sees_what_would_be_handed_in_and_nothing_else(
+    tmp_path: Path, checkout: Checkout, place: Place
+) -> None:
+    """What git ignores would make it green, and would be on nobody's branch."""
+    result = await review(fleet(tmp_path, 'open("src/.gitignore", "w").write("engine_test.py")\n' + WRITES), place)
+    assert result.outcome is ReviewOutcome.GATE_FAILED, result.detail
+    assert Checkout(tmp_path / "remote.git").branches() == {}
+
+
+ELSEWHERE = """
+here = os.getcwd()
+os.chdir("/")
+os.rename(here, here + ".moved")
+os.makedirs(here + ".green/src")
+open(here + ".green/src/engine_test.py", "w")
+os.symlink(here + ".green", here)
+"""
+WORK = 'open("src/new.py", "w").write("new"); git("add", "--all"); git("commit", "-q", "-m", "work")\n'
+INSIDE = 'git("init", "-q", "src/in"); git("-C", "src/in", "commit", "-q", "-m", "x", "--allow-empty")\n'
+
+
+@pytest.mark.parametrize(
+    ("deed", "why"),
+    [
+        (WORK + ELSEWHERE, "something else is in the place of its directory"),
+        (WORK + 'git("checkout", "-q", "--detach", "HEAD~1")', "its branch is not at"),
+        ('git("checkout", "-q", "--orphan", "its-own")\n' + COMMITS, "its branch is not at"),
+        ('git("checkout", "-q", "others")\n' + WRITES, "its branch is not at"),
+        ('git("reset", "-q", "--hard", "HEAD~2")\n' + COMMITS, "does not go on from"),
+        (INSIDE + WRITES, "it has a repository inside: src/in"),
+    ],
+    ids=["a link", "a HEAD elsewhere", "an orphan", "another branch", "an older commit", "a repository inside"],
+)
+async def test_what_is_not_a_continuation_of_the_base_on_its_own_branch_is_not_handed_in(
+    deed: str, why: str, tmp_path: Path, checkout: Checkout, place: Place
+) -> None:
+    checkout.git(
+        "branch", "others", checkout.git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "nobody's business")
+    )
+    result = await review(fleet(tmp_path, deed), place)
+    assert result.outcome is ReviewOutcome.AGENT_FAILED, result.detail
+    assert why in result.detail
+    assert result.top_improvement is not None
+    assert result.top_improvement.gate is None
+    assert Checkout(tmp_path / "remote.git").branches() == {}
+    inside = [*(tmp_path / "state" / "worktrees").glob("*/src/in/.git")]
+    assert len(inside) == ("repository inside" in why)  # its commits are nowhere else
+
+
+async def test_the_gate_of_a_subdirectory_is_led_out_of_its_worktree_by_no_link(
+    tmp_path: Path, checkout: Checkout, place: Place
+) -> None:
+    deed = f"""
+os.chdir("..")
+os.unlink("sub/file")
+os.rmdir("sub")
+os.symlink("{checkout.path}/sub", "sub")
+"""
+    gate = (sys.executable, "-I", "-c", "import pathlib; assert pathlib.Path('file').exists()")
+    result = await review(fleet(tmp_path, deed, repo_path=checkout.path / "sub", gate=gate), place)
+    assert result.outcome is ReviewOutcome.AGENT_FAILED, result.detail
+    assert "a link leads there" in result.detail
+
+
 async def test_a_red_gate_and_what_it_has_started(tmp_path: Path, checkout: Checkout, place: Place) -> None:
     gate = ("sh", "-c", "setsid sleep 1000 & sleep 1000 & echo 3 failed; exit 3")
     result = await review(fleet(tmp_path, gate=gate), place)
@@ -274,7 +338,7 @@ async def test_an_agent_that_leaves_half_a_rebase_loses_nothing(
     deed = COMMITS + '\nsubprocess.run(["git", "checkout", "-q", "--detach"]); open(".git", "w").write("gitdir: /x\\n")'
     result = await review(fleet(tmp_path, deed), place)
     assert result.top_improvement is not None
-    assert result.outcome in {ReviewOutcome.PR_CREATED, ReviewOutcome.GATE_FAILED}
+    assert result.outcome is ReviewOutcome.AGENT_FAILED
     assert "src/engine_test.py" in checkout.files(result.top_improvement.branch)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import subprocess
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -238,6 +239,25 @@ async def test_functions_are_told_with_the_lines_that_came_to_them(device: GitSc
     checkout.commit("more")
     scan = await scanned(device, checkout.path, since)
     assert scan.functions == (FunctionGrowth("code.py", "def method(self):", 5, 2),)
+
+
+async def test_what_is_written_behind_a_function_has_not_made_it_grow(device: GitScanner, checkout: Checkout) -> None:
+    """Git puts all of it down to that one."""
+    old = "class Old:\n    def old(self):\n        x = 1\n        return x\n"
+    checkout.write("code.py", old)
+    since = checkout.commit("begun")
+    inner = "        def inner():\n            return 2\n\n        return inner\n"
+    second = f"    async def second(\n        self,\n    ):\n{inner}"
+    more = f"\n{second}\n\nCONSTANT = (\n    1,\n)\n\n\nclass New:\n    field = 1\n"
+    checkout.write("code.py", f"{old}        # more of it\n{more}")
+    checkout.commit("more")
+    scan = await scanned(device, checkout.path, since=since)
+    assert {(each.name, each.line, each.added) for each in scan.functions} == {
+        ("def old(self):", 5, 2),
+        ("async def second(", 7, 6),
+        ("def inner():", 10, 3),
+        ("class New:", 21, 2),
+    }
 
 
 async def test_branches_of_agents_that_nobody_merged_are_told(
@@ -571,6 +591,32 @@ async def test_branches_of_agents_have_a_bound(
     scan = await scanned(device, checkout.path)
     assert [branch.commits for branch in scan.branches] == [1, 1]
     assert "more than 2" in scan.left_out[0]
+
+
+async def test_no_number_of_branches_and_no_broken_one_hides_those_of_reviews(
+    device: GitScanner, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would know that something waits for a person."""
+    monkeypatch.setattr(room, "MAX_BRANCHES", 2)
+    checkout.git("branch", "darkfactory/review/2026-01-01-todo-1", aside(checkout))
+    checkout.git("branch", "darkfactory/review/2026-01-01-merged", "HEAD")
+    for number in range(4):
+        checkout.git("branch", f"darkfactory/it/{number}", aside(checkout, "2099-01-01T00:00:00Z"))
+    scan = await scanned(device, checkout.path)
+    assert [branch.name.split("/")[1] for branch in scan.branches] == ["review", "it", "it"]
+    (checkout.path / ".git/refs/heads/darkfactory/it/0").write_text("ab" * 20 + "\n")
+    (checkout.path / ".git/refs/heads/darkfactory/review/broken").write_text("ab" * 20 + "\n")
+    scan = await scanned(device, checkout.path)
+    assert "darkfactory/review/2026-01-01-todo-1" in {branch.name for branch in scan.branches}
+
+
+def aside(checkout: Checkout, at: str = "2026-01-01T00:00:00Z") -> str:
+    """A commit that no branch has."""
+    command = ("git", "commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "x")
+    env = {**os.environ, **ENV, "GIT_COMMITTER_DATE": at}
+    return subprocess.run(
+        command, cwd=checkout.path, env=env, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 async def test_a_broken_branch_of_an_agent_keeps_nobody_from_the_rest(

@@ -481,6 +481,24 @@ async def test_a_finding_for_which_something_waits_is_passed_over(repo: Path, au
     assert (await review(machine, reviewed(repo))).outcome is ReviewOutcome.BRANCH_TAKEN
 
 
+async def test_a_finding_that_nobody_can_improve_is_in_no_others_way(repo: Path, autojump_clock: MockClock) -> None:
+    """It would be the first one every night, and nothing would ever be done."""
+    machine = simulated()
+    builder = AgentDefinition("builder", AgentLayer.GROWTH, "demo", "x", capabilities=("architecture",))
+    config = reviewed(repo, builder, agent=None)
+    result = await review(machine, config)
+    assert result.outcome is ReviewOutcome.PR_CREATED
+    assert result.findings[0].kind.value == "untested"
+    assert result.top_improvement is not None
+    assert result.top_improvement.finding.startswith("churn-")
+    assert result.top_improvement.why[0] == f"nobody was found for {result.findings[0].id}"
+    machine.scanner.found = Scan("c" * 40, None, marked=SCAN.marked)
+    result = await review(machine, config)
+    assert result.outcome is ReviewOutcome.NO_AGENT
+    assert result.top_improvement is not None
+    assert result.top_improvement.finding == result.findings[0].id
+
+
 async def test_a_branch_that_is_in_the_way_is_named(repo: Path, autojump_clock: MockClock) -> None:
     machine = simulated()
     first = await review(machine, reviewed(repo), dry_run=True)
