@@ -55,15 +55,15 @@ def test_the_example_has_one_agent_in_each_layer_and_runs_anywhere(root: Path):
     assert not warnings_of(config)
 
 
-def test_the_review_that_the_example_has_in_a_comment_can_be_switched_on_by_taking_the_marks_away(root: Path):
+def test_the_review_of_the_example_only_looks_until_the_marks_are_taken_away(root: Path):
     text = (root / "fleet.example.toml").read_text(encoding="utf-8")
-    head, mark, section = text.partition("# [compound_review]\n")
+    head, mark, section = text.partition("[compound_review]\n")
     assert mark
-    on = head + mark[2:] + re.sub(r"^# ", "", section, flags=re.MULTILINE)
-    config = parse_config(on, file="fleet.toml", base=Path("/base"), environ={})
-    assert config.compound_review is not None
-    assert not config.compound_review.create_prs
-    assert not warnings_of(config)
+    for text, acts in ((text, False), (head + mark + re.sub(r"^# ", "", section, flags=re.MULTILINE), True)):
+        config = parse_config(text, file="fleet.toml", base=Path("/base"), environ={})
+        assert config.compound_review is not None
+        assert config.compound_review.create_prs == bool(config.compound_review.gate) == acts
+        assert not warnings_of(config)
 
 
 @pytest.mark.real
