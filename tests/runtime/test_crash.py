@@ -6,6 +6,7 @@ a mock. To be killed means that from this write on nothing more is written: it r
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from darkfactory import (
     AgentDefinition,
     AgentLayer,
     AgentOrchestrator,
+    CompoundReviewConfig,
     LayerConfig,
     OrchestratorConfig,
     OrchestratorError,
@@ -40,6 +42,7 @@ from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec
 from darkfactory.model.ends import Reason
 from darkfactory.model.events import Moment
+from darkfactory.model.review import Commit, FileChange, Scan
 from darkfactory.model.state import Durable
 from darkfactory.policy.history import durable_of, fold, instant
 from darkfactory.policy.restart import AFTER
@@ -424,3 +427,105 @@ async def test_nothing_starts_before_its_admission_is_on_the_disk(tmp_path: Path
         disk_is_quick.set()
         await trio.sleep(0.1)
         assert len(machine.launcher.started) == 3
+
+
+NIGHTLY = attrs.evolve(
+    fleet(
+        AgentDefinition("improver", AgentLayer.GROWTH, "demo", "its own task", grace_secs=2.0),
+        AgentDefinition("minutely", AgentLayer.CORE, "demo", "is there as well", schedule="* * * * *"),
+    ),
+    compound_review=CompoundReviewConfig(
+        "* * * * *", Path("/"), create_prs=True, gate=("gate",), agent="improver", max_open_prs=99
+    ),
+)
+"""One whose nights are minutes."""
+
+
+def reviewing(machine: SimulatedMachine) -> Callable[[LaunchSpec], Script]:
+    """What its agents do: the improver as it is told."""
+
+    def script(spec: LaunchSpec) -> Script:
+        if spec.argv == ("gate",):
+            return Script(secs=5.0)
+        asked = machine.runs.prompts[spec.run_id].partition('"finding": "')[2].partition('"')[0]
+        report = json.dumps({"finding": asked, "outcome": "improved", "summary": "made it better"})
+        return Script(secs=10.0, last_words=says(text=f"```json\n{report}\n```\n"))
+
+    return script
+
+
+async def nights(directory: Path, fates: tuple[Fate, ...]) -> tuple[SimulatedMachine, int]:
+    """Nights, with what befalls them, and a last life in which nothing does."""
+    machine, writes = SimulatedMachine(), 0
+    machine.script = reviewing(machine)
+    machine.worktrees.keeps = lambda _: "1 commit"
+    day = machine.start
+    machine.scanner.found = Scan(
+        "c" * 40,
+        None,
+        commits=tuple(
+            Commit(f"{number:040x}", (), "A", day, f"fix: {number}", "", (FileChange(f"src/{name}.py", "M", 60, 5),))
+            for number in range(5)
+            for name in ("engine", "pump")
+        ),
+    )
+    for life in (*fates, Fate(0)):
+        try:
+            async with open_factory(NIGHTLY, machine=opener(machine, directory, life), seed=life.at) as factory:
+                await trio.sleep_until(END + 0.5)
+                await trio.sleep(120)
+                await factory._alive().state.wait_value(lambda state: state.review is None)
+                life.live()
+                state = factory._alive().state.value
+                now = Moment(trio.current_time(), machine.clock.utc())
+                assert durable_of(state, now).reviews == fold(remembered(directory), GMT).reviews
+        except* (Killed, OrchestratorError):
+            assert life.dead
+        writes += life.writes
+        if not life.dead:
+            break
+        await trio.sleep(DOWN[life.at % len(DOWN)])
+    return machine, writes
+
+
+def review_nights(directory: Path, *fates: Fate) -> int:
+    """How many writes there were; what must hold, held."""
+    directory.mkdir()
+    machine, writes = trio.run(nights, directory, fates, clock=MockClock(autojump_threshold=0))
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for line in everything(directory):
+        by_kind.setdefault(line["kind"], []).append(line)
+    begun = Counter(line["review"] for line in by_kind["review_begun"])
+    assert set(begun.values()) == {1}
+    assert Counter(line["review"] for line in by_kind["review_ended"]) == begun
+    told = [*by_kind["review_begun"], *by_kind.get("review_skipped", ())]
+    occurrences = Counter(line["occurrence"] for line in told)
+    assert set(occurrences.values()) == {1}, "none fires twice"
+    assert len(by_kind["review_armed"]) == 1
+    schedule, at = Schedule("* * * * *", GMT), instant(by_kind["review_armed"][0]["utc"])
+    spans = [(instant(line.get("first_missed") or line["occurrence"]), instant(line["occurrence"])) for line in told]
+    while (at := schedule.after(at) or at) <= machine.start + timedelta(seconds=END):
+        assert any(first <= at <= newest for first, newest in spans), f"{at} was forgotten"
+    assert len({each.branch for each in machine.forge.opened}) == len(machine.forge.opened), "none is opened twice"
+    assert len({each.finding for each in machine.forge.opened}) == len(machine.forge.opened)
+    finished = {line["branch"] for line in by_kind["review_improved"]}
+    assert {each.branch for each in machine.forge.opened} == finished, "what is finished is handed in in the end"
+    assert machine.launcher.living == {}
+    assert machine.worktrees.kept() == 0
+    return writes
+
+
+def test_a_review_that_is_killed_at_any_write_ends_once_and_hands_in_once(tmp_path: Path) -> None:
+    writes = review_nights(tmp_path / "0")
+    assert writes > 40
+    for at in range(1, writes + 1):
+        how = HOW[at % len(HOW)]
+        fate = Fate(at, how)
+        try:
+            review_nights(
+                tmp_path / str(at), fate, Fate(1 + at % 5, HOW[at // 4 % len(HOW)]) if at % 3 == 0 else Fate(0)
+            )
+        except BaseException as error:
+            error.add_note(f"killed at write {at}, {how}")
+            raise
+        assert fate.dead
