@@ -66,6 +66,10 @@ class _Found:
     evidence: Evidence
 
 
+_Weighed = tuple[Finding, float]
+"""A finding, and the strength that it has without a limit."""
+
+
 def findings(
     scan: Scan | None,
     stories: Iterable[AgentStory],
@@ -81,13 +85,13 @@ def findings(
     by_kind: dict[FindingKind, list[_Found]] = defaultdict(list)
     for found in (*(_of_scan(scan) if scan is not None else ()), *_of_agents(stories)):
         by_kind[found.kind].append(found)
-    weighed: list[Finding] = []
+    weighed: list[_Weighed] = []
     for kind, of_a_kind in by_kind.items():
         weight = weights.get(kind.value, DEFAULT_WEIGHTS[kind])
         if weight > 0:
-            ranked = sorted((_weigh(found, weight, handled) for found in of_a_kind), key=_rank)
+            ranked = sorted(((_weigh(found, weight, handled), found.strength) for found in of_a_kind), key=_rank)
             weighed += ranked[:MOST_OF_A_KIND]
-    return tuple(sorted(weighed, key=_rank)[:MOST])
+    return tuple(finding for finding, _ in sorted(weighed, key=_rank)[:MOST])
 
 
 def finding_id(kind: FindingKind, about: str) -> str:
@@ -97,8 +101,10 @@ def finding_id(kind: FindingKind, about: str) -> str:
     return f"{kind.value}-{hashlib.sha256(about.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
-def _rank(finding: Finding) -> tuple[float, str, str]:
-    return -finding.score, finding.id, finding.why
+def _rank(weighed: _Weighed) -> tuple[float, float, str, str]:
+    """Of those with the same score, as the strongest have, first the one that would have more but for the limit."""
+    finding, strength = weighed
+    return -finding.score, -strength, finding.id, finding.why
 
 
 def _weigh(found: _Found, weight: float, handled: Mapping[str, str]) -> Finding:

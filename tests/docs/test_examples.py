@@ -59,8 +59,9 @@ def test_the_review_of_the_example_only_looks_until_the_marks_are_taken_away(roo
     text = (root / "fleet.example.toml").read_text(encoding="utf-8")
     head, mark, section = text.partition("[compound_review]\n")
     assert mark
-    for text, acts in ((text, False), (head + mark + re.sub(r"^# ", "", section, flags=re.MULTILINE), True)):
-        config = parse_config(text, file="fleet.toml", base=Path("/base"), environ={})
+    without_marks = head + mark + re.sub(r"^# ", "", section, flags=re.MULTILINE)
+    for fleet, acts in ((text, False), (without_marks, True)):
+        config = parse_config(fleet, file="fleet.toml", base=Path("/base"), environ={})
         assert config.compound_review is not None
         assert config.compound_review.create_prs == bool(config.compound_review.gate) == acts
         assert not warnings_of(config)

@@ -519,7 +519,14 @@ def test_the_ranking_does_not_depend_on_the_order_of_what_was_read(
     other = attrs.evolve(of, **{name: shuffled(getattr(of, name)) for name in names})
     every = findings(of, stories, weights=weights, handled={})
     assert findings(other, shuffled(stories), weights=weights, handled={}) == every
-    assert [*every] == sorted(every, key=lambda each: (-each.score, each.id))
+    assert [*every] == sorted(every, key=lambda each: -each.score)
+
+
+def test_of_those_that_are_as_strong_as_can_be_the_one_that_would_be_stronger_comes_first():
+    branches = tuple(Branch(f"b{commits}", "1" * 40, commits, NOW) for commits in (20, 40, 30))
+    found = findings(Scan("c" * 40, None, branches=branches), (), weights={}, handled={})
+    assert [each.title for each in found] == [f"Branch b{commits} is not merged" for commits in (40, 30, 20)]
+    assert {each.score for each in found} == {10.0}
 
 
 @given(SCANS, UNIQUE_STORIES, st.sampled_from(FindingKind), st.floats(0.1, 50), st.floats(1, 50))
