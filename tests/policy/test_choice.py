@@ -11,7 +11,6 @@ from attrs import evolve
 
 from darkfactory.model.fleet import CompoundReviewConfig, OrchestratorConfig, Permissions
 from darkfactory.model.review import (
-    PR_OWED,
     Branch,
     Finding,
     FindingKind,
@@ -27,7 +26,7 @@ from darkfactory.policy.findings import finding_id
 from .world import CORE, GROWTH, SAFETY, agent, fleet
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
-SECTION = CompoundReviewConfig("@daily", Path("/r"))
+SECTION = CompoundReviewConfig("@daily", Path("/r"), create_prs=True)
 TESTER = agent("tester", GROWTH, capabilities=("testing",))
 REVIEWER = agent("reviewer", GROWTH, capabilities=("code-review", "architecture"))
 
@@ -104,17 +103,17 @@ def test_a_branch_of_a_longer_name_is_another_ones():
     assert who(chosen(branches=(other,)))[1] == UNTESTED.id
 
 
-@pytest.mark.parametrize("outcome", ReviewOutcome)
+@pytest.mark.parametrize("owed", [False, True])
 @pytest.mark.parametrize("sha", ["1" * 40, "2" * 40])
-def test_a_pull_request_that_is_owed_comes_first_while_its_branch_is_as_it_was(outcome: ReviewOutcome, sha: str):
-    before = Handled(NOW, outcome, branch(CHURN).name, "1" * 40)
+def test_a_pull_request_that_is_owed_comes_first_while_its_branch_is_as_it_was(owed: bool, sha: str):
+    before = Handled(NOW, ReviewOutcome.PR_FAILED, branch(CHURN).name, "1" * 40, owed=owed)
     choice = chosen(handled={CHURN.id: before}, branches=(branch(CHURN, sha),))
-    assert choice.owed == (outcome in PR_OWED and sha == before.commit)
+    assert choice.owed == (owed and sha == before.commit)
     assert who(choice)[1] == (CHURN.id if choice.owed else UNTESTED.id)
 
 
 def test_one_that_is_open_already_is_not_owed():
-    before = Handled(NOW, ReviewOutcome.PR_FAILED, branch(CHURN).name, "1" * 40)
+    before = Handled(NOW, ReviewOutcome.PR_FAILED, branch(CHURN).name, "1" * 40, owed=True)
     there = (Waiting(CHURN.id, "https://x/1"),)
     assert not chosen(handled={CHURN.id: before}, branches=(branch(CHURN),), waiting=there).owed
 
@@ -146,5 +145,5 @@ def test_why_some_can_improve_nothing():
     assert {name: why.partition(":")[0] for name, why in unfit(agents, mute={"mute"}).items()} == {
         "always": "always_on",
         "reads": "read-only",
-        "mute": "its tool does not tell what it said at its end",
+        "mute": "its tool, or its fallback's, does not tell what it said at its end",
     }
