@@ -188,7 +188,7 @@ class Work:
             raise Over(ReviewOutcome.DECLINED, plain(report.summary), kept)
         if commit is None:
             why = work.kept if work is not None and work.kept is not None else "its branch was removed"
-            raise Over(ReviewOutcome.NO_CHANGE, f"the agent says that it improved it, and has changed nothing: {why}")
+            raise Over(ReviewOutcome.NO_CHANGE, f"the agent says that it improved it, and no commit shows that: {why}")
         return review
 
     async def _gate(self, review: Review) -> None:
