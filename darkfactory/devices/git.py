@@ -147,7 +147,8 @@ class Git:
     """A directory that is ours alone; made when it is needed. Output goes here while a command runs."""
     environ: Mapping[str, str] = field(repr=False)
     """Where its PATH is taken from, and nothing else."""
-    _number: count[int] = field(factory=lambda: count(1))
+    _names: Iterator[str] = field(factory=lambda: map(f"git-{os.urandom(4).hex()}-{{}}".format, count(1)))
+    """Of its commands: no other instance has the same, for what a command starts is found and ended by its name."""
 
     async def run(
         self,
@@ -162,7 +163,7 @@ class Git:
         GitError unless it exits with 0; where it is to be `silent`, also if it says anything on stderr: that it could
         not read something is to git no more than a warning. Cancelled, it is ended first, with all that it started.
         """
-        name = f"git-{next(self._number)}"
+        name = next(self._names)
         try:
             self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -173,8 +174,8 @@ class Git:
             env=self._environment(variables or {}, {**_OVERRIDES, **(overrides or {})}),
             cwd=cwd or self.scratch,
             stdin=None,
-            stdout=self.scratch / f"{name}-{os.getpid()}.out",
-            stderr=self.scratch / f"{name}-{os.getpid()}.err",
+            stdout=self.scratch / f"{name}.out",
+            stderr=self.scratch / f"{name}.err",
             max_output_bytes=MAX_OUTPUT_BYTES,
         )
         try:

@@ -6,6 +6,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,20 @@ async def test_a_failure_says_what_git_said(ours: Git, checkout: Checkout) -> No
         await repository.run("rev-parse", "--verify", "nobody")
     assert (caught.value.argv, caught.value.exit_code) == (("rev-parse", "--verify", "nobody"), 128)
     assert "Needed a single revision" in caught.value.tail
+
+
+async def test_what_two_instances_start_at_once_is_told_apart(ours: Git, checkout: Checkout, tmp_path: Path) -> None:
+    """As those of the worktrees and of the review, which have one launcher."""
+    other = Git(ours.launcher, tmp_path / "other", os.environ)
+    running = checkout.path / "running"
+    slow = {"alias.slow": f"!touch {running}; sleep 1"}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(ours.run, "slow", cwd=checkout.path, overrides=slow))
+        while not running.exists():  # noqa: ASYNC110 - git tells us no other way
+            await trio.sleep(0.01)
+        for _ in range(3):
+            assert await other.run("--version")
+        assert await ours.run("--version")
 
 
 async def test_without_git_it_says_so(ours: Git, checkout: Checkout, tmp_path: Path) -> None:
