@@ -16,11 +16,12 @@ from darkfactory.devices.process import LaunchSpec
 from darkfactory.testing import FAILS, HANGS, SUCCEEDS, LeapingClock, Script, SimulatedMachine
 
 ROOT = Path(__file__).parents[2]
-WEEK = 7 * 86400.0
+DAY = 86400.0
+WEEK = 7 * DAY
 
 
-def week(seed: int, clock: trio.abc.Clock | None = None) -> SimulatedMachine:
-    """The example fleet for a week; its agents succeed, fail and hang as the seed has it."""
+def lived(days: int, seed: int, clock: trio.abc.Clock | None = None) -> SimulatedMachine:
+    """The example fleet for some days; its agents succeed, fail and hang as the seed has it."""
     chance = random.Random(seed)
 
     def script(spec: LaunchSpec) -> Script:
@@ -32,16 +33,16 @@ def week(seed: int, clock: trio.abc.Clock | None = None) -> SimulatedMachine:
         machine = SimulatedMachine(script)
         fleet = load_config(ROOT / "fleet.example.toml", {})
         async with open_factory(fleet, machine=machine.open, seed=seed) as factory:
-            for _ in range(7):
+            for _ in range(days):
                 await factory.start("code-reviewer")
-                await trio.sleep(WEEK / 7)
+                await trio.sleep(DAY)
         return machine
 
     return trio.run(live, clock=LeapingClock() if clock is None else clock)
 
 
 def test_a_week_has_the_runs_that_it_should() -> None:
-    machine = week(1)
+    machine = lived(7, 1)
     assert machine.records("factory_stopped")[0]["exit_code"] == 0
     assert len(machine.records("occurrence")) == 7 * 24 * 30
     begun = {line["run"] for line in machine.records("run_begun")}
@@ -56,20 +57,20 @@ def test_a_week_has_the_runs_that_it_should() -> None:
     assert ran | dropped == occurrences
 
 
-def test_a_week_with_one_seed_has_one_journal_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_days_with_one_seed_have_one_journal_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(trio_internals, "_r") or not hasattr(trio_internals, "_ALLOW_DETERMINISTIC_SCHEDULING"):
         pytest.skip("this Trio no longer lets its task order be fixed")
     monkeypatch.setattr(trio_internals, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
 
     def journal(seed: int) -> Any:
         monkeypatch.setattr(trio_internals, "_r", random.Random(0))
-        return bytes(week(seed).journal.data)
+        return bytes(lived(2, seed).journal.data)
 
     assert journal(7) == journal(7)
     assert journal(7) != journal(8)
 
 
-def test_a_week_on_the_leaping_clock_is_one_on_trios_mock_clock_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_days_on_the_leaping_clock_are_two_on_trios_mock_clock_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(trio_internals, "_r") or not hasattr(trio_internals, "_ALLOW_DETERMINISTIC_SCHEDULING"):
         pytest.skip("this Trio no longer lets its task order be fixed")
 
@@ -81,7 +82,7 @@ def test_a_week_on_the_leaping_clock_is_one_on_trios_mock_clock_to_the_byte(monk
 
     monkeypatch.setattr(trio_internals, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
     monkeypatch.setattr(trio_internals, "_r", AsTheyWere())
-    leaping, mock = (week(7, clock).journal.data for clock in (LeapingClock(), MockClock(autojump_threshold=0)))
+    leaping, mock = (lived(2, 7, clock).journal.data for clock in (LeapingClock(), MockClock(autojump_threshold=0)))
     assert leaping == mock
 
 
