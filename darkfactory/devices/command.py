@@ -86,7 +86,11 @@ def absolute_path(environ: Mapping[str, str]) -> str:
 def last_words(stderr: bytes) -> str:
     """The last thing that was said, in one line that is safe to print."""
     lines = stderr.decode(errors="replace").strip().splitlines()
-    text = "; ".join(line.strip() for line in lines[-3:])
+    return printable("; ".join(line.strip() for line in lines[-3:]))
+
+
+def printable(text: str) -> str:
+    """The same in one line that is safe to print."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

@@ -35,7 +35,7 @@ from typing import Any, Final, Protocol
 import trio
 from attrs import define, field, frozen
 
-from darkfactory.devices.command import absolute_path, last_words, run_command
+from darkfactory.devices.command import absolute_path, last_words, printable, run_command
 from darkfactory.devices.git import OBJECT, Git, GitError, Repository
 from darkfactory.devices.process import Launcher, LaunchSpec
 from darkfactory.errors import CompoundReviewFailed, SpawnFailed
@@ -549,7 +549,7 @@ def _told(said: str, secrets: Iterable[str] = ()) -> str:
     for secret in secrets:
         said = said.replace(secret, "***") if secret else said
     said = _SECRETS.sub("***", said)
-    return "".join(c if c.isprintable() else "?" for c in said)[:TOLD_LENGTH]
+    return printable(said)[:TOLD_LENGTH]
 
 
 def _quoted(path: bytes) -> bytes:

@@ -13,6 +13,7 @@ import trio
 from attrs import frozen
 
 from darkfactory.devices import git_output
+from darkfactory.devices.command import printable
 from darkfactory.devices.git import Git, GitError, Repository
 from darkfactory.errors import CompoundReviewFailed
 from darkfactory.model.review import Notice, ReviewOutcome
@@ -97,11 +98,6 @@ async def notices(
     if place.top is not None:
         found += await _of_checkout(repository, place, branch)
     return tuple(found)
-
-
-def printable(text: str) -> str:
-    """The same in one line that is safe to print."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _of_configuration(keys: Sequence[str], remote: str) -> Iterator[Notice]:

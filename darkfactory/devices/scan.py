@@ -27,9 +27,9 @@ import trio
 from attrs import define, evolve, field
 
 from darkfactory.devices import git_output, place, threads
+from darkfactory.devices.command import printable
 from darkfactory.devices.git import OBJECT, Git, GitError, Repository
 from darkfactory.devices.git_output import Hunk, Named, Names
-from darkfactory.devices.place import printable
 from darkfactory.errors import CompoundReviewFailed
 from darkfactory.model.review import (
     BRANCH_PREFIX,

@@ -5,7 +5,6 @@ It decides nothing about runs; what it wants done it asks of the supervisor, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -40,6 +39,7 @@ from darkfactory.policy.improvement import pull_request
 from darkfactory.policy.quoting import plain
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.review_look import Over, choose_now, examine, nothing, result_of, would
+from darkfactory.tools.environment import inherited
 from darkfactory.tools.review_verdict import review_verdict
 
 WIND_UP_SECS: Final = 60.0
@@ -209,7 +209,8 @@ class Work:
         spec = LaunchSpec(
             run_id=name,
             argv=argv,
-            env=_environment(self.machine.environ),
+            # what every agent inherits; what a tool or an operator adds to it may be a secret
+            env=inherited(DEFAULT_ENV_PASS, self.machine.environ),
             cwd=review.cwd,
             stdin=None,
             stdout=scratch / f"{name}.out",
@@ -320,12 +321,6 @@ def _run_failed(reason: Reason, detail: str, kept: str) -> Over:
     if detail.startswith("branch_taken: "):
         return Over(ReviewOutcome.BRANCH_TAKEN, detail.removeprefix("branch_taken: "), "merge it, or delete it")
     return Over(ReviewOutcome.AGENT_FAILED, words, kept)
-
-
-def _environment(outer: Mapping[str, str]) -> dict[str, str]:
-    """What every agent inherits, and nothing that a tool or an operator adds to it: those may be secrets."""
-    beginnings = tuple(pattern[:-1] for pattern in DEFAULT_ENV_PASS if pattern.endswith("*"))
-    return {name: value for name, value in outer.items() if name in DEFAULT_ENV_PASS or name.startswith(beginnings)}
 
 
 def _make(directory: Path) -> None:

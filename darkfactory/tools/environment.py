@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from darkfactory.model.fleet import AgentDefinition
 from darkfactory.tools.tool import Ruled, Tool
@@ -13,8 +13,13 @@ def environment(agent: AgentDefinition, tool: Tool, outer: Mapping[str, str]) ->
 
     Inherited names first, then the tool's settings, then the agent's `env`; the later ones win.
     """
-    wanted = frozenset((*agent.env_pass, *tool.env_pass))
-    beginnings = tuple(pattern[:-1] for pattern in wanted if pattern.endswith("*"))
-    inherited = {name: value for name, value in outer.items() if name in wanted or name.startswith(beginnings)}
     rights = dict(tool.rights(agent)) if isinstance(tool, Ruled) else {}
-    return inherited | dict(tool.env) | rights | {name: secret.value for name, secret in agent.env.items()}
+    passed = inherited((*agent.env_pass, *tool.env_pass), outer)
+    return passed | dict(tool.env) | rights | {name: secret.value for name, secret in agent.env.items()}
+
+
+def inherited(wanted: Iterable[str], outer: Mapping[str, str]) -> dict[str, str]:
+    """What `outer` has of these names; one that ends with `*` stands for all that begin so."""
+    names = frozenset(wanted)
+    beginnings = tuple(name[:-1] for name in names if name.endswith("*"))
+    return {name: value for name, value in outer.items() if name in names or name.startswith(beginnings)}
