@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from math import inf
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -18,6 +19,8 @@ from darkfactory.devices import threads
 
 ANSWER_SECS: Final = 10.0
 """A file system (of the network, mostly) that says nothing for so long is not one to start runs on."""
+ONE_SECS: Final = 60.0
+"""How long directories that were on one file system are taken to be: a look at it costs less than a thread."""
 MIN_INODES: Final = 64
 """With fewer left a file system counts as full; a run takes five."""
 
@@ -45,17 +48,27 @@ class Mounts:
     """The file systems of the state directory's rooms, and of the working directory."""
 
     directories: tuple[Path, ...]
-    """What the factory writes to."""
+    """What the factory writes to; the first of them without a thread, so that one cannot hang more than it does."""
     # of its own: a mount that hangs holds its thread for as long as it likes, and must hold up nothing else
     _limiter: trio.CapacityLimiter = Factory(lambda: trio.CapacityLimiter(1))
+    _one_until: tuple[Path | None, float] = (None, -inf)
+    """With this working directory, and until then, the first stands for all: they were found on one file system."""
 
     async def room(self, working_dir: Path) -> Room:
-        """Ask them all, in a thread; see `Disk.room`."""
+        """Ask them all, in a thread, or what stands for them; see `Disk.room`."""
+        with_this, until = self._one_until
+        if working_dir == with_this and trio.current_time() < until:
+            await trio.lowlevel.checkpoint()
+            return tightest(self.directories[:1])
         try:
             with trio.move_on_after(ANSWER_SECS):
-                return await trio.to_thread.run_sync(
-                    tightest, (*self.directories, working_dir), limiter=self._limiter, abandon_on_cancel=True
+                everywhere = (*self.directories, working_dir)
+                room, one = await trio.to_thread.run_sync(
+                    lambda: (tightest(everywhere), _are_one(everywhere)), limiter=self._limiter, abandon_on_cancel=True
                 )
+                if one:
+                    self._one_until = working_dir, trio.current_time() + ONE_SECS
+                return room
         except RuntimeError as error:
             if not threads.none_left(error):
                 raise
@@ -71,6 +84,14 @@ def tightest(directories: Iterable[Path]) -> Room:
     """
     rooms = [room for directory in directories if (room := _room(directory)) is not None]
     return min(rooms, key=lambda room: room.free_bytes, default=Room(0, "none of the directories is there"))
+
+
+def _are_one(directories: Iterable[Path]) -> bool:
+    """Whether all of them are there, on one file system and with the same share (quota) of it. Blocks."""
+    try:
+        return len({(directory.stat().st_dev, os.statvfs(directory)) for directory in directories}) == 1
+    except OSError:
+        return False
 
 
 def _room(directory: Path) -> Room | None:

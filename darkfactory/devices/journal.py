@@ -80,15 +80,6 @@ class Offload(Protocol):
         ...
 
 
-def _to_a_thread() -> Offload:
-    limiter = trio.CapacityLimiter(1)  # of its own, so that other thread work cannot hold up a sync
-
-    async def offload(work: Callable[[], T]) -> T:
-        return await threads.run_sync(work, limiter=limiter)
-
-    return offload
-
-
 @define(eq=False)
 class FileJournal:
     """The journal in a directory. One at a time may have it open: the state directory's lock sees to it.
@@ -102,7 +93,7 @@ class FileJournal:
     keep: timedelta = timedelta(days=30)
     """How long older segments are kept when the newest no longer needs them."""
     segment_bytes: int = SEGMENT_BYTES
-    offload: Offload = field(factory=_to_a_thread, repr=False)
+    offload: Offload = field(default=threads.run_sync, repr=False)
     """On a mock clock, threads are not waited for: simulations do the work in place."""
     _past: list[Segment] = field(init=False, repr=False)
     _fd: int = field(init=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import trio
 
@@ -17,14 +17,27 @@ def none_left(error: RuntimeError) -> bool:
     return str(error).startswith("can't start new thread")
 
 
-async def run_sync(work: Callable[[], T], *, limiter: trio.CapacityLimiter) -> T:
-    """Call it in a thread; where none is to be had, in the loop, which is held up for that long.
+class _NoLimit:
+    """In place of a `trio.CapacityLimiter`, which costs a round of the loop also where there is nothing to limit."""
+
+    async def acquire_on_behalf_of(self, _: object) -> None:  # noqa: ASYNC910 - what follows is a checkpoint
+        """Go on."""
+
+    def release_on_behalf_of(self, _: object) -> None:
+        """Nothing was taken."""
+
+
+_NO_LIMIT = _NoLimit()
+
+
+async def run_sync(work: Callable[[], T], *, limiter: trio.CapacityLimiter | None = None) -> T:
+    """Call it in a thread, without a limiter at once; where none is to be had, in the loop, held up for that long.
 
     For what cannot wait until the agents have left their user room for a thread. A checkpoint; once it was called, its
     end is waited for, also under cancellation.
     """
     try:
-        return await trio.to_thread.run_sync(work, limiter=limiter)
+        return await trio.to_thread.run_sync(work, limiter=limiter or cast(trio.CapacityLimiter, _NO_LIMIT))
     except RuntimeError as error:
         if not none_left(error):
             raise

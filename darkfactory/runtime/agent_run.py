@@ -112,12 +112,14 @@ class _LiveRun(Body[RunHandle]):
     async def live(self) -> None:
         order, place, warm = self.handle.order, self.place, self.handle.warm
         try:
-            self.refused = await self._lease()
-            if self.refused is not None:
-                return
+            if place.leases.needed(place.agent.reserve):
+                self.refused = await self._lease()
+                if self.refused is not None:
+                    return
             told = in_words(order.messages) if order.messages else ""
             prompt = self._prompt(told)
-            spec = self._begin(prompt, told) if warm is None else None  # while the journal syncs
+            await trio.lowlevel.checkpoint()  # so that the journal's sync begins, and goes on meanwhile
+            spec = self._begin(prompt, told) if warm is None else None
             await place.machine.journal.wait_durable(self.handle.journalled)
             self.refused = place.obstacle(order.run_id)
             if self.refused is not None:
@@ -142,10 +144,7 @@ class _LiveRun(Body[RunHandle]):
 
     async def _lease(self) -> Queue | None:
         """Take its leases at the server, before anything of it exists; why it may not start."""
-        await trio.lowlevel.checkpoint()
         place = self.place
-        if not place.leases.needed(place.agent.reserve):
-            return None
         await place.machine.journal.wait_durable(self.handle.journalled)
         refused = place.obstacle(self.run_id)
         if refused is not None:
@@ -154,10 +153,7 @@ class _LiveRun(Body[RunHandle]):
         return await place.leases.acquire(self.run_id, place.agent.name, place.agent.reserve)
 
     async def _give_back_leases(self) -> None:
-        """Let the server have what it gave, if it gave any."""
-        await trio.lowlevel.checkpoint()
-        if not self.leased:
-            return
+        """Let the server have what it gave."""
         with self.handle.doing(GIVE_BACK):
             await self.place.leases.release(self.run_id, self.place.agent.name)
             self.leased = False
@@ -195,8 +191,10 @@ class _LiveRun(Body[RunHandle]):
             warm.end(Stop(Reason.CANCELLED, self.handle.stop.grace_secs, "its run ended before it had its prompt"))
             await warm.gone.wait()
         await super().end_process()
-        await self._settle_worktree()
-        await self._give_back_leases()
+        if self.isolated and not self.unreaped:
+            await self._settle_worktree()
+        if self.leased:
+            await self._give_back_leases()
 
     async def _in_worktree(self, spec: LaunchSpec) -> LaunchSpec:
         order, place, errand = self.handle.order, self.place, self.handle.order.errand
@@ -210,12 +208,8 @@ class _LiveRun(Body[RunHandle]):
 
     async def _settle_worktree(self) -> None:
         """Keep its work, and its worktree unless nothing is lost with that; for when its processes are gone."""
-        await trio.lowlevel.checkpoint()
-        place = self.place
-        if not self.isolated or self.unreaped:
-            return
-        with self.handle.doing(SETTLE):  # noqa: ASYNC912 - there was a checkpoint
-            self.settled = await place.machine.worktrees.settle(self.run_id, self.judge().reason.value)
+        with self.handle.doing(SETTLE):
+            self.settled = await self.place.machine.worktrees.settle(self.run_id, self.judge().reason.value)
 
     async def _tell_worktree(self, now: Moment) -> None:
         sender, settled = self.place.sender, self.settled
@@ -229,7 +223,9 @@ class _LiveRun(Body[RunHandle]):
             self.place.leases.abandon(self.run_id, self.place.agent.name)
         if self.isolated:  # have others settle its worktree if that was not done, unless something of it may be living
             self.place.machine.worktrees.leave(self.run_id, alone=bool(self.unreaped))
-        verdict = await self._blame_the_disk(self.judge())
+        verdict = self.judge()
+        if verdict.reason in _MAY_BE_THE_DISKS and self.place.min_free_bytes:
+            verdict = await self._blame_the_disk(verdict)
         now = self.place.sender.now()
         self._remember_session()
         if self.isolated:
@@ -258,10 +254,7 @@ class _LiveRun(Body[RunHandle]):
 
     async def _blame_the_disk(self, verdict: Verdict) -> Verdict:
         """Look at the disk after a bad end. If that is what it died of, the gate hears of it before the verdict."""
-        await trio.lowlevel.checkpoint()
         floor = self.place.min_free_bytes
-        if verdict.reason not in _MAY_BE_THE_DISKS or not floor:
-            return verdict
         room = await self.place.machine.disk.room(self.place.working_dir)
         if self.failure is not None and self.failure.reason in {"enospc", "edquot"}:
             room = evolve(room, free_bytes=0, what=str(self.failure))  # a quota, as a rule: nothing else tells of it

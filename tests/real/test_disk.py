@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -102,6 +102,40 @@ def test_a_file_system_without_inodes_is_full(tmp_path: Path) -> None:
 def test_a_directory_that_is_gone_says_nothing_about_room(tmp_path: Path) -> None:
     assert disk.tightest([tmp_path / "gone", tmp_path]) == disk.tightest([tmp_path])
     assert disk.tightest([tmp_path / "gone"]).free_bytes == 0
+
+
+async def test_for_a_while_one_directory_stands_for_all_that_are_on_its_file_system(
+    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, ...]] = []
+
+    def tightest(directories: Iterable[Path]) -> disk.Room:
+        asked.append(tuple(directories))
+        return whole_look(directories)
+
+    whole_look = disk.tightest
+    monkeypatch.setattr(disk, "tightest", tightest)
+    monkeypatch.setattr(disk, "_are_one", lambda among: small not in among)  # a busy disk may change between two looks
+    journal, work, other = tmp_path / "journal", tmp_path / "work", tmp_path / "other"
+    for directory in (journal, work, other):
+        directory.mkdir()
+    mounts = Mounts((journal,))
+    for working_dir in (small, small, work, work, other):
+        await mounts.room(working_dir)
+    assert asked == [(journal, small), (journal, small), (journal, work), (journal,), (journal, other)]
+    monkeypatch.setattr(disk, "ONE_SECS", 0)
+    asked.clear()
+    mounts = Mounts((journal,))
+    for _ in range(2):
+        await mounts.room(work)
+    assert asked == [(journal, work), (journal, work)]
+
+
+def test_file_systems_are_told_apart(tmp_path: Path, small: Path) -> None:
+    (small / "below").mkdir()
+    assert disk._are_one((small, small / "below"))
+    assert not disk._are_one((small, tmp_path))
+    assert not disk._are_one((small, small / "gone"))
 
 
 async def test_a_file_system_that_does_not_answer_counts_as_full(
