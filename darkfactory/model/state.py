@@ -241,12 +241,15 @@ class Regroup:
     """Trio seconds: the longest of the back-offs that count for them."""
 
 
-@frozen
+@frozen(eq=False)
 class State:
-    """The whole factory, as the supervisor sees it. The collections are never changed in place."""
+    """The whole factory, as the supervisor sees it. The collections are never changed in place.
 
-    config: OrchestratorConfig = field(eq=False)
-    """What was given, and stays: no part of the comparison, which is made after every event."""
+    One state equals no other: each event makes a new one, and whoever holds the last would compare the two in vain.
+    """
+
+    config: OrchestratorConfig
+    """What was given, and stays."""
     agents: Mapping[str, AgentState]
     """In the order of the fleet file."""
     runs: Mapping[str, str] = field(factory=dict)

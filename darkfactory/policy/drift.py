@@ -45,20 +45,23 @@ class Window:
     _used: array[int] = field(factory=lambda: array("Q"))
     """The numbers of the buckets that something was counted into, oldest first: the others need no emptying."""
 
-    def add(self, at: float, *counts: int) -> None:
-        """Count what was seen at `at`, in the order of the columns."""
+    def add(self, at: float, *counts: int, start: int = 0) -> None:
+        """Count what was seen at `at`, in the order of the columns from `start` on."""
         self.move(at)
         if not self._used or self._used[-1] != self.newest:
             self._used.append(self.newest)
         first = self.newest % BUCKETS * _COLUMNS
-        for column, count in enumerate(counts):
+        for column, count in enumerate(counts, start):
             if count:
                 self._ring[first + column] += count
                 self.sums[column] += count
 
     def move(self, at: float) -> None:
         """Forget what has fallen out of the window by `at`. Time does not go back."""
-        self.newest = max(self.newest, int(at // self.width))
+        number = int(at // self.width)
+        if number <= self.newest:
+            return
+        self.newest = number
         while self._used and self._used[0] <= self.newest - BUCKETS:
             first = self._used.pop(0) % BUCKETS * _COLUMNS
             for column in range(_COLUMNS):
@@ -76,7 +79,7 @@ class _Watched:
     erred: bool = False
     """Something went wrong since the last alert."""
     evaluated: list[int] | None = None
-    """The window's sums when it was evaluated last: while they stay, there is nothing new to say."""
+    """What the window held when it was evaluated last, nothing if it was all good: the score comes of that alone."""
 
 
 @define(eq=False)
@@ -100,7 +103,7 @@ class NightwatchMonitor:
     def observe_health(self, agent: str, good: bool, at: float) -> None:
         """Count the end of a run, or a look at a living one."""
         watched = self._watched(agent)
-        watched.window.add(at, 0, 0, 0, 0, 1, not good)
+        watched.window.add(at, 1, not good, start=_LOOKS)
         watched.erred = watched.erred or not good
 
     def drift_score(self, agent: str, at: float) -> DriftScore:
@@ -132,9 +135,11 @@ class NightwatchMonitor:
         if watched is None:
             return None
         watched.window.move(at)
-        if watched.window.sums == watched.evaluated and not watched.erred:
+        sums = watched.window.sums
+        held = [*sums] if sums[_ERRORS] or sums[_FAILURES] or sums[_ILL] else []
+        if held == watched.evaluated and not (held and watched.erred):
             return None
-        watched.evaluated = watched.window.sums.copy()
+        watched.evaluated = held
         found = self.drift_score(agent, at)
         news = watched.erred or found.level > watched.level
         watched.level = found.level

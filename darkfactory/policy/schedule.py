@@ -159,7 +159,9 @@ class ScheduledAgent:
         first = self.upcoming
         if first is None or first > now:
             return None
-        newest = self.schedule.newest(first, now) or first
-        self.cursor = newest
-        self.upcoming = self.schedule.after(newest)
+        newest, upcoming = first, self.schedule.after(first)
+        if upcoming is not None and upcoming <= now:
+            newest = self.schedule.newest(first, now) or first
+            upcoming = self.schedule.after(newest)
+        self.cursor, self.upcoming = newest, upcoming
         return Due(self.name, newest, first if newest != first else None)

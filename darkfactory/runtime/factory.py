@@ -417,8 +417,8 @@ class _Life:
         self.memory = MemoryWatch(self.sender)
         self.leases = LeaseKeeper(machine.leases, config.agent_mail.ttl_secs if config.agent_mail else math.inf)
         self.state: AsyncValue[State] = AsyncValue(State(config, {}, seed=seed))
-        self.beat = Beat()
-        self.nightwatch = Nightwatch(config.nightwatch, self.state, self.sender, self.beat)
+        self.nightwatch = Nightwatch(config.nightwatch, self.state, self.sender)
+        self.beat = Beat(self.nightwatch.look)
         self.places = {agent.name: self._place(agent) for agent in config.agents}
         self.layers = Layers(self.places.__getitem__)
         self.reviewer = self._review_room() if config.compound_review is not None else None

@@ -24,7 +24,6 @@ from darkfactory.model.state import Phase, State
 from darkfactory.policy import correction
 from darkfactory.policy.drift import NightwatchMonitor
 from darkfactory.policy.quoting import plain
-from darkfactory.runtime.beat import Beat
 from darkfactory.runtime.inbox import Sender
 
 AT_ONCE: Final = 20
@@ -40,7 +39,6 @@ class Nightwatch:
     config: NightwatchConfig
     state: AsyncValue[State]
     sender: Sender
-    beat: Beat
     monitor: NightwatchMonitor = field(init=False)
     _living: dict[str, tuple[str, Callable[[], bool]]] = field(factory=dict)
     """By run id: whose it is, and whether it has a reason to be silent."""
@@ -57,8 +55,7 @@ class Nightwatch:
 
     def observe(self, agent: str, counts: Counts) -> None:
         """Count what a stretch of the agent's output showed."""
-        if counts != Counts():
-            self.monitor.observe(agent, counts, trio.current_time())
+        self.monitor.observe(agent, counts, trio.current_time())
 
     def observe_trouble(self, agent: str, words: str) -> None:
         """Remember how the agent, or its tool, put a failure."""
@@ -107,23 +104,21 @@ class Nightwatch:
         return {score.agent_name: score for score in self.monitor.all_drift_scores(trio.current_time())}
 
     async def run(self) -> None:
-        """Look, evaluate and tell, until cancelled."""
+        """Evaluate and tell, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._look)
             nursery.start_soon(self._evaluate_ended)
             nursery.start_soon(self._evaluate_all)
 
-    async def _look(self) -> None:
-        while True:
-            await self.beat.wait()
-            now, agents = trio.current_time(), self.state.value.agents
-            for run_id, (agent, excused) in self._living.items():
-                state = agents[agent]
-                run = state.run
-                if run is not None and run.id == run_id and run.phase is Phase.RUNNING and not excused():
-                    silent_since = run.since if run.last_output is None else run.last_output
-                    good = now - silent_since <= state.definition.stall_timeout_secs / 2
-                    self.monitor.observe_health(agent, good, now)
+    def look(self) -> None:
+        """Count how each living run is; for every beat."""
+        now, agents = trio.current_time(), self.state.value.agents
+        for run_id, (agent, excused) in self._living.items():
+            state = agents[agent]
+            run = state.run
+            if run is not None and run.id == run_id and run.phase is Phase.RUNNING and not excused():
+                silent_since = run.since if run.last_output is None else run.last_output
+                good = now - silent_since <= state.definition.stall_timeout_secs / 2
+                self.monitor.observe_health(agent, good, now)
 
     async def _evaluate_ended(self) -> None:
         while True:

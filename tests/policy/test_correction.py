@@ -11,7 +11,7 @@ from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import AgentLayer, NightwatchConfig
 from darkfactory.policy.correction import note
 
-from .world import CORE, GROWTH, SAFETY, World, agent
+from .world import CORE, GROWTH, SAFETY, World, agent, told
 
 NORMAL, MINOR, MODERATE, SEVERE, CRITICAL = CorrectionLevel
 
@@ -43,7 +43,7 @@ def test_normal_does_nothing_at_all() -> None:
     before = world.state
     world.drifts("it", NORMAL, 20)
     assert world.new == ()
-    assert world.state == before
+    assert told(world.state) == told(before)
 
 
 def test_minor_warns_and_stops_nothing() -> None:

@@ -13,7 +13,7 @@ from darkfactory.model.ends import Reason
 from darkfactory.model.fleet import STOP_ORDER, AgentLayer
 from darkfactory.policy.shutdown import REAP_SECS, layer_grace
 
-from .world import CORE, GROWTH, SAFETY, World, agent
+from .world import CORE, GROWTH, SAFETY, World, agent, told
 
 LAYER_OF = {"watch": SAFETY, "job": CORE, "helper": GROWTH}
 
@@ -185,7 +185,7 @@ def test_asked_twice_without_kill_nothing_changes() -> None:
     before = world.state
     for kill in (False, False):
         world.shuts_down(105, kill=kill)
-    assert world.state == before
+    assert told(world.state) == told(before)
     assert world.new == ()
 
 
@@ -194,7 +194,7 @@ def test_a_third_signal_changes_nothing_either() -> None:
     world.shuts_down(101, kill=True)
     before = world.state
     world.shuts_down(101.5, kill=True)
-    assert world.state == before
+    assert told(world.state) == told(before)
 
 
 def test_nothing_starts_while_it_stops() -> None:

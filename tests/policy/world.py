@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from attrs import define, evolve, field
+from attrs import asdict, define, evolve, field
 
 from darkfactory.model import actions
 from darkfactory.model.actions import Action, Record
@@ -43,6 +43,11 @@ STEADY = LayerConfig(backoff_jitter=0.0)
 def moment(at: float) -> Moment:
     """`at` seconds after the epoch, on clocks that agree."""
     return Moment(at, EPOCH + timedelta(seconds=at))
+
+
+def told(state: State) -> dict[str, object]:
+    """All that a state says, to be compared with what another one says."""
+    return asdict(state, recurse=False)
 
 
 def agent(name: str, layer: AgentLayer, **fields: object) -> AgentDefinition:

@@ -11,7 +11,7 @@ from darkfactory.runtime.beat import BEAT_SECS, Beat
 async def test_whoever_waits_for_every_other_beat_wakes_together_with_those_that_wait_for_each(
     autojump_clock: MockClock,
 ) -> None:
-    beat = Beat()
+    beat = Beat(lambda: None)
     woken: dict[int, list[float]] = {1: [], 2: [], 3: []}
 
     async def look(every: int) -> None:
@@ -28,8 +28,29 @@ async def test_whoever_waits_for_every_other_beat_wakes_together_with_those_that
     assert woken == {1: [1, 2, 3, 4, 5, 6], 2: [2, 4, 6], 3: [3, 6]}
 
 
+async def test_the_beat_itself_looks_before_those_that_wait_for_it_do(autojump_clock: MockClock) -> None:
+    looks: list[tuple[str, float]] = []
+
+    def looked(who: str) -> None:
+        looks.append((who, trio.current_time() / BEAT_SECS))
+
+    beat = Beat(lambda: looked("itself"))
+
+    async def look() -> None:
+        while True:
+            await beat.wait()
+            looked("waiting")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(beat.run)
+        nursery.start_soon(look)
+        await trio.sleep(2.5 * BEAT_SECS)
+        nursery.cancel_scope.cancel()
+    assert looks == [("itself", 1), ("waiting", 1), ("itself", 2), ("waiting", 2)]
+
+
 async def test_one_that_looks_for_longer_than_a_beat_holds_up_nobody(autojump_clock: MockClock) -> None:
-    beat = Beat()
+    beat = Beat(lambda: None)
     woken = []
 
     async def look() -> None:
