@@ -35,6 +35,7 @@ from typing import Any, Final, Protocol
 import trio
 from attrs import define, field, frozen
 
+from darkfactory.devices import place
 from darkfactory.devices.command import absolute_path, last_words, printable, run_command
 from darkfactory.devices.git import OBJECT, Git, GitError, Repository
 from darkfactory.devices.process import Launcher, LaunchSpec
@@ -157,7 +158,7 @@ class Forge(Protocol):
     """Where reviews hand in what they have made. Whatever fails is a CompoundReviewFailed."""
 
     async def target(self, repo: Path, remote: str, github_repo: str | None) -> Target:
-        """Where the branches of a repository go: "no_remote"; "no_repository"."""
+        """Where the branches of a repository go: "no_remote"; "no_repository", "git_failed"."""
         ...
 
     async def waiting(self, target: Target) -> tuple[PullRequest, ...]:
@@ -177,8 +178,8 @@ class Forge(Protocol):
     async def push(self, repo: Path, target: Target, commit: str, branch: str) -> None:
         """Make a branch at that commit over there; nothing to be done if it is there: "push_failed".
 
-        A branch that is at another commit is left alone, and is a failure. "no_repository"; "gh_missing" and
-        "gh_logged_out" where a token is needed.
+        A branch that is at another commit is left alone, and is a failure. "no_repository", "git_failed"; "gh_missing"
+        and "gh_logged_out" where a token is needed.
         """
         ...
 
@@ -236,12 +237,11 @@ class GitHub:
 
     async def _open(self, repo: Path) -> Repository:
         """The repository that a directory belongs to, or is."""
+        found = await place.find_reviewed(self.git, repo)
         try:
-            told = await self.git.run("rev-parse", "--path-format=absolute", "--git-common-dir", cwd=repo)
-            return await self.git.open(Path(os.fsdecode(told).removesuffix("\n")))
+            return await self.git.open(found.common)
         except GitError as error:
-            detail = f"{repo} is no git repository of ours: {_told(error.tail)}"
-            raise CompoundReviewFailed("no_repository", detail, "set repo_path to one") from error
+            raise CompoundReviewFailed("git_failed", _told(str(error))) from error
 
     def _vouched(self, slug: str) -> bool:
         host = slug.partition("/")[0].casefold()
@@ -273,9 +273,9 @@ class GitHub:
         ref = f"refs/heads/{branch}"
         try:
             with self._room() as room:
-                place = await self._borrowing(room / "git", common, commit)
+                empty = await self._borrowing(room / "git", common, commit)
                 await self.git.run(
-                    f"--git-dir={place}",
+                    f"--git-dir={empty}",
                     "push",
                     "--porcelain",
                     "--no-verify",
@@ -309,15 +309,15 @@ class GitHub:
         except OSError as error:
             raise CompoundReviewFailed("push_failed", f"{self.scratch} cannot be used: {error.strerror}") from error
 
-    async def _borrowing(self, place: Path, common: Path, commit: str) -> Path:
+    async def _borrowing(self, new: Path, common: Path, commit: str) -> Path:
         """A bare repository that has the objects of another one, and nothing else of it."""
         names = "sha256" if len(commit) == 64 else "sha1"
-        await self.git.run("init", "--quiet", "--bare", "--template=", f"--object-format={names}", str(place))
-        alternates = place / "objects" / "info" / "alternates"
+        await self.git.run("init", "--quiet", "--bare", "--template=", f"--object-format={names}", str(new))
+        alternates = new / "objects" / "info" / "alternates"
         alternates.parent.mkdir(exist_ok=True)
         alternates.write_bytes(_quoted(os.fsencode(common / "objects")) + b"\n")
-        (place / "shallow").write_text("".join(f"{name}\n" for name in _shallow(common / "shallow")))
-        return place
+        (new / "shallow").write_text("".join(f"{name}\n" for name in _shallow(common / "shallow")))
+        return new
 
     async def _token(self, target: Target) -> str | None:
         """What a push by https is allowed by; None where it goes to another host than the pull requests."""

@@ -26,7 +26,7 @@ from typing import Final, Protocol, TypeVar
 import trio
 from attrs import define, evolve, field
 
-from darkfactory.devices import git_output, place, threads
+from darkfactory.devices import git_output, notices, place, threads
 from darkfactory.devices.command import printable
 from darkfactory.devices.git import OBJECT, Git, GitError, Repository
 from darkfactory.devices.git_output import Hunk, Named, Names
@@ -169,7 +169,7 @@ class GitScanner:
         self, repo: Path, base_branch: str, *, since: str | None, lookback: timedelta, now: datetime, remote: str
     ) -> Scan:
         """See `Scanner.scan`."""
-        found = await place.find(self.git, repo)
+        found = await place.find_reviewed(self.git, repo)
         try:
             repository = await self.git.open(found.common, found.git_dir)
             with self._plain(repository) as (plain, index):
@@ -177,7 +177,7 @@ class GitScanner:
                 await look.find_base()
                 await look.find_range(since, max(1, int(now.timestamp() - lookback.total_seconds())))
                 scan = await look.all()
-                notices = await place.notices(plain, found, base_branch, remote, look.attributes)
+                told = await notices.notices(plain, found, base_branch, remote, look.attributes)
         except GitError as error:
             raise CompoundReviewFailed(
                 ReviewOutcome.GIT_FAILED.value, str(error), f"git -C {repo} fsck tells whether something is broken"
@@ -186,7 +186,7 @@ class GitScanner:
             raise CompoundReviewFailed(
                 ReviewOutcome.GIT_FAILED.value, f"{repo} cannot be read: {error}", "let the factory's user read it"
             ) from error
-        return evolve(scan, notices=(*look.notices, *notices))
+        return evolve(scan, notices=(*look.notices, *told))
 
     @contextmanager
     def _plain(self, repository: Repository) -> Iterator[tuple[Repository, Path]]:

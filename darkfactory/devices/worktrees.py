@@ -29,8 +29,9 @@ from typing import Final, Protocol, TypeVar
 import trio
 from attrs import define, evolve, field, frozen
 
-from darkfactory.devices import threads
+from darkfactory.devices import place, threads
 from darkfactory.devices.git import NOBODY, OBJECT, Git, GitError, Repository
+from darkfactory.devices.place import NoRepository
 from darkfactory.devices.worktree_store import Record, WorktreeStore, branch_of, delete, opened
 from darkfactory.errors import CompoundReviewFailed, SpawnFailed
 from darkfactory.model.review import BRANCH_PREFIX
@@ -193,6 +194,9 @@ class WorktreeDirectories:
                 return await self._make(run_id, agent, working_dir, created, start)
         except trio.TooSlowError:
             why = f"it was not made within {MAKE_SECS:g} s: is the repository very large, or its disk slow?"
+        except NoRepository as error:
+            remedy = 'make it one and commit to it, or set isolation = "shared"'
+            why = f"{error}; {remedy}" if start is None else str(error)
         except (GitError, OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not threads.none_left(error):
                 raise
@@ -202,11 +206,14 @@ class WorktreeDirectories:
     async def _make(
         self, run_id: str, agent: str, working_dir: Path, created: datetime, start: Start | None
     ) -> Worktree:
-        branch = branch_of(agent, run_id)
+        found = await place.find(self.git, working_dir)
+        common, prefix = found.common, found.prefix
         if start is None:
-            common, prefix, commit, base = await self._find(working_dir)
+            if found.top is None:
+                raise NoRepository(working_dir, "none that is checked out there")
+            commit, base = await self._head(working_dir)
+            branch = branch_of(agent, run_id)
         else:
-            common, prefix = await self._find_any(working_dir)
             commit, base, branch = start.commit, f"refs/heads/{start.base}", start.branch
         repository = await self.git.open(common)
         if start is not None and await repository.run("for-each-ref", f"refs/heads/{branch}"):
@@ -240,31 +247,16 @@ class WorktreeDirectories:
         self.store.write(evolve(record, made=True))
         return Worktree(files, cwd, record.branch, commit)
 
-    async def _find(self, working_dir: Path) -> tuple[Path, str, str, str | None]:
-        """Common directory, place in the repository, HEAD's commit and HEAD's branch of a directory's repository."""
-        wanted = ("--git-common-dir", "--show-prefix", "--is-inside-work-tree", "HEAD^{commit}")
+    async def _head(self, checkout: Path) -> tuple[str, str | None]:
+        """The commit that HEAD is at in a checkout, and the branch that it is on."""
         try:
-            told = await self.git.run(
-                "rev-parse", "--path-format=absolute", *wanted, "--symbolic-full-name", "HEAD", cwd=working_dir
-            )
+            told = await self.git.run("rev-parse", "HEAD^{commit}", "--symbolic-full-name", "HEAD", cwd=checkout)
         except GitError as error:
-            remedy = 'make it one and commit to it, or set isolation = "shared"'
-            raise GitError(
-                ("rev-parse",),
-                error.exit_code,
-                f"{working_dir} is in no git repository that has a commit and is ours ({error.tail}); {remedy}",
-            ) from error
-        lines = os.fsdecode(told).split("\n")
-        if len(lines) != 6 or lines[2] != "true" or not OBJECT.fullmatch(lines[3]):
-            raise GitError(("rev-parse",), 0, f"{working_dir} is no place in a checkout that can be made again")
-        common, prefix, _, commit, head, _ = lines
-        return Path(common), prefix, commit, head if _BRANCH.fullmatch(head) else None
-
-    async def _find_any(self, place: Path) -> tuple[Path, str]:
-        """Common directory of a repository, which may be bare and have HEAD anywhere, and the place in it."""
-        told = await self.git.run("rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix", cwd=place)
-        common, prefix, *_ = os.fsdecode(told).split("\n")
-        return Path(common), prefix
+            if error.exit_code is None:
+                raise
+            raise NoRepository(checkout, f"none that has a commit ({error.tail})") from error
+        commit, head = os.fsdecode(told).split("\n")[:2]
+        return commit, head if _BRANCH.fullmatch(head) else None
 
     async def settle(self, run_id: str, why: str) -> Settled | None:
         """See `Worktrees.settle`."""
@@ -667,8 +659,8 @@ def _give_index(index: Path, record: Record) -> None:
 def _checked_out(record: Record) -> frozenset[str]:
     """The branches, by whole name, that HEAD is on in the repository's other checkouts. Blocks."""
     common, own = Path(record.common), _own_directory(record)
-    places = [common, *(place for place in (common / "worktrees").glob("*") if place != own)]
-    return frozenset((_line(place / "HEAD") or "").removeprefix("ref: ") for place in places)
+    heads = [common, *(each for each in (common / "worktrees").glob("*") if each != own)]
+    return frozenset((_line(each / "HEAD") or "").removeprefix("ref: ") for each in heads)
 
 
 def _points_to(own: Path, files: Path) -> bool:
@@ -722,9 +714,9 @@ def _oddity(files: Path, own: Path) -> str | None:
 
 
 def _filled(files: Path, places: Iterable[str]) -> str | None:
-    for place in places:
-        if os.path.lexists(files / place / ".git"):
-            return f"it has a repository inside: {place}"
+    for each in places:
+        if os.path.lexists(files / each / ".git"):
+            return f"it has a repository inside: {each}"
     return None
 
 

@@ -257,7 +257,7 @@ class TestWhenThereIsNoneToBeHad:
         await self.refused(device, checkout.path / ".git")
 
     async def test_no_such_directory(self, device: WorktreeDirectories, tmp_path: Path) -> None:
-        assert "working_dir_missing" in await self.refused(device, tmp_path / "gone")
+        assert "it is not there" in await self.refused(device, tmp_path / "gone")
 
     async def test_a_branch_in_its_way(self, device: WorktreeDirectories, checkout: Checkout) -> None:
         checkout.git("branch", "darkfactory")
