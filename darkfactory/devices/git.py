@@ -252,6 +252,16 @@ class Repository:
         except GitError as error:
             raise GitError(argv, error.exit_code, error.tail, error.output, too_much=error.too_much) from error
 
+    async def contains(self, commit: str, other: str) -> bool:
+        """Whether the other commit is the same, or one of its ancestors."""
+        try:
+            await self.run("merge-base", "--is-ancestor", other, commit)
+        except GitError as error:
+            if error.exit_code != 1:
+                raise
+            return False  # noqa: ASYNC910 - git is one
+        return True
+
 
 def unfit(common: Path) -> str | None:
     """Why a directory cannot be taken for a repository of ours; None if it can."""
