@@ -26,7 +26,7 @@ from attrs import define, evolve, field, frozen
 from darkfactory.devices.agent_mail import ServerAway
 from darkfactory.devices.clock import zone_of
 from darkfactory.devices.disk import Room
-from darkfactory.devices.github import PullRequest, Target
+from darkfactory.devices.forge import PullRequest, Target
 from darkfactory.devices.handoffs import Same
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.process import LaunchSpec, Process, Sink
@@ -593,7 +593,7 @@ class SimulatedScanner:
 
 @define(eq=False)
 class SimulatedForge:
-    """A GitHub that remembers what it was given (`devices.github.Forge`); change its vices at any time."""
+    """A GitHub that remembers what it was given (`devices.forge.Forge`); change its vices at any time."""
 
     fails: dict[str, CompoundReviewFailed] = field(factory=dict)
     """By step ("target", "waiting", "find", "push", "open_draft"): what that raises."""

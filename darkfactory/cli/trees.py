@@ -21,8 +21,9 @@ from rich.table import Table
 from darkfactory.devices.clock import SystemClock
 from darkfactory.devices.git import Git, GitError
 from darkfactory.devices.launcher import RealLauncher
+from darkfactory.devices.worktree_directories import WorktreeDirectories
 from darkfactory.devices.worktree_store import Record, WorktreeStore
-from darkfactory.devices.worktrees import Loss, WorktreeDirectories, counted
+from darkfactory.devices.worktrees import Loss, counted
 from darkfactory.errors import OrchestratorError
 from darkfactory.model.fleet import OrchestratorConfig
 from darkfactory.runtime.factory import state_dir_of

@@ -181,8 +181,10 @@ class Git:
         try:
             done = await run_command(self.launcher, spec, secs=COMMAND_SECS, grace_secs=GRACE_SECS)
         except SpawnFailed as failure:
-            remedy = "; install git (2.31 or newer)" if failure.reason == "tool_missing" else ""
-            raise GitError(argv, None, f"{failure.reason}: {failure.detail}{remedy}") from failure
+            why = f"{failure.reason}: {failure.detail}"
+            if failure.reason == "tool_missing":
+                why = "there is no git on the PATH of the factory: install git (2.31 or newer)"
+            raise GitError(argv, None, why) from failure
         if done.ended is not None:
             raise GitError(argv, None, f"it {done.ended}, and was ended", too_much=done.too_much)
         if done.exit_code != 0 or done.too_much or (silent and done.stderr):
@@ -206,7 +208,7 @@ class Git:
 
         GitError if it is not there, is a link, or belongs to another user: then its configuration is not ours to obey.
         """
-        if (why := _unfit(common)) is not None:
+        if (why := unfit(common)) is not None:
             raise GitError(("open",), None, f"{common} {why}")
         repository = Repository(self, common, {}, git_dir or common)
         names = await repository.run("config", "--list", "--includes", "--name-only", "-z")
@@ -250,8 +252,18 @@ class Repository:
         except GitError as error:
             raise GitError(argv, error.exit_code, error.tail, error.output, too_much=error.too_much) from error
 
+    async def contains(self, commit: str, other: str) -> bool:
+        """Whether the other commit is the same, or one of its ancestors."""
+        try:
+            await self.run("merge-base", "--is-ancestor", other, commit)
+        except GitError as error:
+            if error.exit_code != 1:
+                raise
+            return False  # noqa: ASYNC910 - git is one
+        return True
 
-def _unfit(common: Path) -> str | None:
+
+def unfit(common: Path) -> str | None:
     """Why a directory cannot be taken for a repository of ours; None if it can."""
     try:
         found = common.lstat()

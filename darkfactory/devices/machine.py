@@ -27,8 +27,9 @@ from darkfactory.devices.reviews import ReportFiles, ReviewDevices
 from darkfactory.devices.runstore import RunDirectories, RunStore
 from darkfactory.devices.segments import Line
 from darkfactory.devices.statedir import StateDir
+from darkfactory.devices.worktree_directories import WorktreeDirectories
 from darkfactory.devices.worktree_store import WorktreeStore
-from darkfactory.devices.worktrees import WorktreeDirectories, Worktrees
+from darkfactory.devices.worktrees import Worktrees
 from darkfactory.errors import SpawnFailed, StateDirError
 from darkfactory.model.fleet import Containment
 

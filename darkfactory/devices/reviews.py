@@ -14,7 +14,7 @@ from darkfactory.devices.segments import Line
 from darkfactory.devices.statedir import write_atomically
 
 if TYPE_CHECKING:  # most fleets have no review
-    from darkfactory.devices.github import Forge
+    from darkfactory.devices.forge import Forge
     from darkfactory.devices.scan import Scanner
 
 _NAME: Final = re.compile(r"review-[0-9]{8}-[0-9]{6}-[0-9a-z]+")

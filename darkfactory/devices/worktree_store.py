@@ -62,6 +62,11 @@ class Record:
         """Its branch's whole name."""
         return f"refs/heads/{self.branch}"
 
+    @property
+    def own(self) -> Path:
+        """What git keeps of this worktree alone: HEAD, index, logs."""
+        return Path(self.common) / "worktrees" / self.run
+
 
 @frozen
 class WorktreeStore:

@@ -213,9 +213,9 @@ def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
         case events.ImprovementFinished():
             review.finished(draft, event)
         case events.ErrandWithdrawn():
-            _errand_withdrawn(draft, event)
+            _no_longer_wanted(draft, review.withdrawn(draft, event), event.why)
         case events.ReviewEnded():
-            _review_ended(draft, event)
+            _no_longer_wanted(draft, review.ended(draft, event.result), "its review is over")
         case events.RunStarted():
             _run_started(draft, event)
         case events.OutputSeen():
@@ -585,16 +585,10 @@ def _exhausted(draft: Draft, run: Run, verdict: Verdict) -> bool:
     return (run.attempt - run.excused > retries or verdict.retryable is False) and not owes
 
 
-def _errand_withdrawn(draft: Draft, event: events.ErrandWithdrawn) -> None:
-    run = review.withdrawn(draft, event)
+def _no_longer_wanted(draft: Draft, run: Run | None, why: str) -> None:
+    """Stop a review's run that nobody waits for any more; None: it has none."""
     if run is not None:
-        stop_run(draft, run, Reason.CANCELLED, event.why)
-
-
-def _review_ended(draft: Draft, event: events.ReviewEnded) -> None:
-    run = review.ended(draft, event.result)
-    if run is not None:
-        stop_run(draft, run, Reason.CANCELLED, "its review is over")
+        stop_run(draft, run, Reason.CANCELLED, why)
 
 
 def _start_asked(draft: Draft, event: events.StartAsked) -> None:

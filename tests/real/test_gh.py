@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from darkfactory.devices import github
+from darkfactory.devices import forge
+from darkfactory.devices.forge import PullRequest, Target
 from darkfactory.devices.git import Git
-from darkfactory.devices.github import GitHub, PullRequest, Target
+from darkfactory.devices.github import GitHub
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.errors import CompoundReviewFailed
 
@@ -161,7 +162,7 @@ async def test_no_token_is_told_on(ours: GitHub, environ: dict[str, str], progra
 
 async def test_much_that_it_says_is_cut(ours: GitHub, programs: Path) -> None:
     says(programs, "printf '%010000d' 0 >&2; exit 1")
-    assert len((await failure(ours)).detail) < github.TOLD_LENGTH + 100
+    assert len((await failure(ours)).detail) < forge.TOLD_LENGTH + 100
 
 
 async def test_a_made_one_that_it_does_not_name_is_a_failure_unless_it_is_found(ours: GitHub, programs: Path) -> None:

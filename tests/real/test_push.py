@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from darkfactory.devices.forge import Target
 from darkfactory.devices.git import Git
-from darkfactory.devices.github import GitHub, Target
+from darkfactory.devices.github import GitHub
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.errors import CompoundReviewFailed
 from tests.real_cli.fake_github import HANG, TOKEN, Answer, FakeGitHub, fake_github

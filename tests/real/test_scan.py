@@ -17,6 +17,7 @@ import trio
 
 from darkfactory.devices import git as git_room
 from darkfactory.devices import scan as room
+from darkfactory.devices import scan_commits, scan_difference, scan_lines
 from darkfactory.devices.git import Git
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.devices.scan import GitScanner
@@ -487,8 +488,8 @@ async def test_a_configuration_that_changes_what_git_prints_changes_nothing(
 async def test_of_many_commits_the_newest_are_looked_at(
     device: GitScanner, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "MAX_COMMITS", 3)
-    monkeypatch.setattr(room, "_COMMITS_AT_ONCE", 2)
+    monkeypatch.setattr(scan_commits, "MAX_COMMITS", 3)
+    monkeypatch.setattr(scan_commits, "_COMMITS_AT_ONCE", 2)
     shas = [checkout.commit(str(number)) for number in range(5)]
     scan = await scanned(device, checkout.path)
     assert [commit.sha for commit in scan.commits] == shas[:1:-1]
@@ -498,8 +499,8 @@ async def test_of_many_commits_the_newest_are_looked_at(
 async def test_of_many_files_the_first_are_told_and_the_others_counted(
     device: GitScanner, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "MAX_FILES_OF_COMMIT", 3)
-    monkeypatch.setattr(room, "MAX_FILES", 4)
+    monkeypatch.setattr(scan_commits, "MAX_FILES_OF_COMMIT", 3)
+    monkeypatch.setattr(scan_difference, "MAX_FILES", 4)
     since = checkout.git("rev-parse", "HEAD")
     checkout.git("mv", "README", "a-moved")
     for number in range(5):
@@ -518,7 +519,7 @@ async def test_of_many_files_the_first_are_told_and_the_others_counted(
     assert many.left_out == 3
     assert len(scan.sizes) == 3
     assert len(scan.left_out) == 2
-    monkeypatch.setattr(room, "MAX_CHANGES", 1)
+    monkeypatch.setattr(scan_commits, "MAX_CHANGES", 1)
     few, many = (await scanned(device, checkout.path, since)).commits
     assert (len(few.changes), few.left_out, many.changes, many.left_out) == (1, 0, (), 6)
 
@@ -527,7 +528,7 @@ async def test_a_large_file_is_named_and_not_looked_into(
     device: GitScanner, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(room._PLAIN, "core.bigFileThreshold", "10000")
-    monkeypatch.setattr(room, "BIG_BYTES", 10_000)
+    monkeypatch.setattr(scan_difference, "BIG_BYTES", 10_000)
     checkout.write("large", "TODO\n" * 2001)
     checkout.commit("large")
     scan = await scanned(device, checkout.path)
@@ -551,13 +552,13 @@ async def test_a_generated_file_of_half_a_million_lines_costs_little(device: Git
 async def test_marks_have_a_bound_and_long_lines_are_cut_around_them(
     device: GitScanner, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "MAX_MARKED", 2)
+    monkeypatch.setattr(scan_lines, "MAX_MARKED", 2)
     checkout.write("long", f"{'x' * 5000} TODO here {'y' * 5000}\nTODOS\ntodo\n_TODO\nXXX\nFIXME\n")
     checkout.commit("long")
     scan = await scanned(device, checkout.path)
     first, second = scan.marked
     assert "TODO here" in first.text
-    assert len(first.text) <= room.LINE_CHARACTERS
+    assert len(first.text) <= scan_lines.LINE_CHARACTERS
     assert (second.line, second.text) == (5, "XXX")
     assert scan.left_out == ("1 of the added lines with TODO, FIXME or XXX: 2 are told",)
 

@@ -15,11 +15,12 @@ import pytest
 import trio
 from attrs import evolve, frozen
 
-from darkfactory.devices import git, worktrees
+from darkfactory.devices import git, repository_lock, worktree_directories
 from darkfactory.devices.git import Git
 from darkfactory.devices.launcher import RealLauncher
+from darkfactory.devices.worktree_directories import WorktreeDirectories
 from darkfactory.devices.worktree_store import WorktreeStore
-from darkfactory.devices.worktrees import Settled, Worktree, WorktreeDirectories
+from darkfactory.devices.worktrees import Settled, Worktree
 from darkfactory.errors import SpawnFailed
 from darkfactory.testing import CancelAtStep
 
@@ -257,7 +258,7 @@ class TestWhenThereIsNoneToBeHad:
         await self.refused(device, checkout.path / ".git")
 
     async def test_no_such_directory(self, device: WorktreeDirectories, tmp_path: Path) -> None:
-        assert "working_dir_missing" in await self.refused(device, tmp_path / "gone")
+        assert "it is not there" in await self.refused(device, tmp_path / "gone")
 
     async def test_a_branch_in_its_way(self, device: WorktreeDirectories, checkout: Checkout) -> None:
         checkout.git("branch", "darkfactory")
@@ -277,8 +278,8 @@ class TestWhenThereIsNoneToBeHad:
     async def test_a_lock_that_somebody_holds(
         self, device: WorktreeDirectories, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(worktrees, "LOCK_SECS", 0.2)
-        with (checkout.path / ".git" / worktrees.LOCK).open("w") as lock:
+        monkeypatch.setattr(repository_lock, "LOCK_SECS", 0.2)
+        with (checkout.path / ".git" / repository_lock.LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)  # even so: it is for one alone
             with pytest.raises(SpawnFailed, match=r"darkfactory.lock was held by others"):
                 await device.make(RUN, "it", checkout.path, NOW)
@@ -289,7 +290,7 @@ class TestWhenThereIsNoneToBeHad:
     async def test_a_lock_that_is_no_file(
         self, device: WorktreeDirectories, checkout: Checkout, tmp_path: Path
     ) -> None:
-        (checkout.path / ".git" / worktrees.LOCK).symlink_to(tmp_path / "elsewhere")
+        (checkout.path / ".git" / repository_lock.LOCK).symlink_to(tmp_path / "elsewhere")
         with pytest.raises(SpawnFailed):
             await device.make(RUN, "it", checkout.path, NOW)
         assert not (tmp_path / "elsewhere").exists()
@@ -298,7 +299,7 @@ class TestWhenThereIsNoneToBeHad:
     async def test_too_slow(
         self, device: WorktreeDirectories, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(worktrees, "MAKE_SECS", 0.001)
+        monkeypatch.setattr(worktree_directories, "MAKE_SECS", 0.001)
         assert "not made within" in await self.refused(device, checkout.path)
 
     async def test_a_subdirectory_that_is_a_link_in_the_commit(

@@ -11,8 +11,9 @@ import pytest
 import trio
 
 from darkfactory.devices import github
+from darkfactory.devices.forge import PullRequest, Target
 from darkfactory.devices.git import Git
-from darkfactory.devices.github import GitHub, PullRequest, Target
+from darkfactory.devices.github import GitHub
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.errors import CompoundReviewFailed
 from tests.real.repositories import Checkout

@@ -23,7 +23,7 @@ from darkfactory import (
     OrchestratorConfig,
     open_factory,
 )
-from darkfactory.devices.github import PullRequest
+from darkfactory.devices.forge import PullRequest
 from darkfactory.devices.process import LaunchSpec
 from darkfactory.errors import CompoundReviewFailed
 from darkfactory.model.ends import Reason
