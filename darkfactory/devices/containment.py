@@ -23,7 +23,7 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from time import perf_counter
 
 import trio
@@ -249,6 +249,19 @@ class ProcessTable:
             else:
                 self._scan_secs = perf_counter() - began
                 return snapshot  # noqa: ASYNC910 - the lock was a checkpoint
+            await trio.sleep(_LAST_PAUSE_SECS)
+
+    async def memory_of(self, pids: Collection[int]) -> int:
+        """What these processes take, see `memory_of`; in a thread. A checkpoint.
+
+        Waits while there are no descriptors or memory for it.
+        """
+        while True:
+            try:
+                return await threads.run_sync(partial(memory_of, pids), limiter=self.limiter)
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
             await trio.sleep(_LAST_PAUSE_SECS)
 
     async def sweep(self, kin: Kin, *, limit_secs: float = SWEEP_LIMIT_SECS) -> Swept:

@@ -64,7 +64,7 @@ class Journal(Protocol):
         ...
 
     async def serve(self) -> None:
-        """The sync service: runs until it is cancelled; OSError when the disk refuses."""
+        """The sync service: runs until it is cancelled; OSError when the disk refuses, or the file was deleted."""
         ...
 
     def close(self) -> None:
@@ -209,6 +209,9 @@ class FileJournal:
             rotated = self._next is not None and await self._rotate(*self._next)
             number = self._written
             await self.offload(self._sync)
+            if not os.fstat(self._fd).st_nlink:  # what is written there nobody will ever read
+                deleted = segments.path_of(self.directory, self._number)
+                raise FileNotFoundError(errno.ENOENT, "the journal was deleted under the factory", str(deleted))
             self._unnamed = False
             self._synced.value = number
             if rotated:

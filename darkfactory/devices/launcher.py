@@ -18,7 +18,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -335,8 +334,7 @@ class RealProcess:
             await trio.lowlevel.checkpoint()
             return None
         members = self._kin.members(await self._table.snapshot())
-        alive = [member.pid for member in members if member.alive]
-        return await threads.run_sync(partial(containment.memory_of, alive), limiter=self._table.limiter)
+        return await self._table.memory_of([member.pid for member in members if member.alive])
 
     def out_of_memory(self) -> bool:
         """Whether the kernel has ended it at its limit."""

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def open_machine(
             with _launcher(directory.instance, wanted, adopts=adopts, open_files=open_files) as (launcher, contained):
                 store = WorktreeStore(directory.worktrees)
                 if isolates:
-                    _prepare(store)
+                    _prepare(store, clock.utc())
                 yield Machine(
                     clock=clock,
                     launcher=launcher,
@@ -141,9 +141,10 @@ def _review_devices(directory: StateDir, launcher: RealLauncher) -> ReviewDevice
     )
 
 
-def _prepare(store: WorktreeStore) -> None:
+def _prepare(store: WorktreeStore, now: datetime) -> None:
     try:
         store.prepare()
+        store.tidy(now)
     except OSError as error:
         raise StateDirError(f"{store.path}: there can be no worktrees: {error.strerror}") from error
 

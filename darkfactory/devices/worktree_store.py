@@ -31,6 +31,8 @@ from darkfactory.model.review import BRANCH_PREFIX
 
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _REVIEW_BRANCH: Final = re.compile(re.escape(BRANCH_PREFIX) + r"[a-z0-9][a-z0-9-]*")
+_MOMENT_SECS: Final = 3600.0
+"""No command that has files of the moment takes as long."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -89,6 +91,20 @@ class WorktreeStore:
         """Make the room."""
         for directory in (self.path, self._records, self._doomed):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def tidy(self, now: datetime) -> None:
+        """Delete the files of the moment that lives which were killed have left: those that have been there for long.
+
+        Younger ones may be another process's: people list and prune worktrees while a factory runs.
+        """
+        try:
+            with opened(self.scratch) as scratch:
+                for name in os.listdir(scratch):  # noqa: PTH208 - names alone
+                    changed = os.stat(name, dir_fd=scratch, follow_symlinks=False).st_ctime
+                    if now.timestamp() - changed > _MOMENT_SECS:
+                        delete(name, scratch, [])
+        except OSError:  # there are none; or they go the next time
+            return
 
     def files(self, run_id: str) -> Path:
         """Where the worktree's files are, or would be."""

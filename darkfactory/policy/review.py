@@ -69,16 +69,23 @@ def due(draft: Draft, event: events.CompoundReview) -> None:
     if section is None or cursor is None or event.occurrence <= cursor or draft.stopping is not None:
         return  # dealt with already; or, while stopping, left to the next start
     if draft.review is not None:
-        _skip(draft, event.occurrence, "overlap", f"{draft.review.id} is under way")
+        _skip(draft, event, "overlap", f"{draft.review.id} is under way")
     elif draft.when.utc - event.occurrence > timedelta(seconds=CATCHUP_SECS):
-        _skip(draft, event.occurrence, "missed", f"older than {CATCHUP_SECS:g} s when it could begin")
+        _skip(draft, event, "missed", f"older than {CATCHUP_SECS:g} s when it could begin")
     else:
         _begin(draft, event.occurrence, event.first_missed, dry_run=not section.create_prs)
 
 
-def _skip(draft: Draft, occurrence: datetime, reason: str, detail: str) -> None:
-    draft.reviews = evolve(draft.reviews, cursor=occurrence)
-    draft.record("review_skipped", Severity.WARNING, occurrence=timestamp(occurrence), reason=reason, detail=detail)
+def _skip(draft: Draft, event: events.CompoundReview, reason: str, detail: str) -> None:
+    draft.reviews = evolve(draft.reviews, cursor=event.occurrence)
+    draft.record(
+        "review_skipped",
+        Severity.WARNING,
+        occurrence=timestamp(event.occurrence),
+        first_missed=timestamp(event.first_missed) if event.first_missed else None,
+        reason=reason,
+        detail=detail,
+    )
 
 
 def asked(draft: Draft, event: events.ReviewAsked) -> None:

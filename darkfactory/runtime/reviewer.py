@@ -19,6 +19,7 @@ import trio
 from attrs import define, field
 from trio_util import AsyncValue
 
+from darkfactory.devices import threads
 from darkfactory.devices.machine import Machine
 from darkfactory.errors import CompoundReviewFailed
 from darkfactory.model.actions import BeginReview, Reviewing
@@ -111,7 +112,9 @@ class CompoundReviewWorkflow:
             return Over(ReviewOutcome(failure.outcome), failure.detail, failure.remedy)
         except Exception as bug:
             _log.exception("review_failed", detail=str(bug))
-            return Over(ReviewOutcome.ERROR, f"{type(bug).__name__}: {plain(str(bug))}", "this is a bug: report it")
+            refused = isinstance(bug, OSError) or (isinstance(bug, RuntimeError) and threads.none_left(bug))
+            remedy = "see that the machine has room, files and threads left" if refused else "this is a bug: report it"
+            return Over(ReviewOutcome.ERROR, f"{type(bug).__name__}: {plain(str(bug))}", remedy)
         raise AssertionError("a review ends with an outcome")
 
     async def _wind_up(self, work: Work, why: str) -> None:

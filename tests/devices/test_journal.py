@@ -594,6 +594,26 @@ async def test_a_disk_error_that_is_no_lack_of_room_is_raised_at_once(
     assert (tmp_path / "reserve").stat().st_size == RESERVE_BYTES
 
 
+async def test_what_was_written_to_a_file_that_was_deleted_is_never_called_durable(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    number = journal.append([line(0)], durable=True)
+    (tmp_path / "00000001.jsonl").unlink()
+    told = False
+
+    async def wait(nursery: trio.Nursery) -> None:
+        nonlocal told
+        await journal.wait_durable(number)
+        told = True
+        nursery.cancel_scope.cancel()
+
+    with pytest.RaisesGroup(pytest.RaisesExc(FileNotFoundError, match=r"deleted under the factory.*00000001\.jsonl")):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, nursery)
+            nursery.start_soon(journal.serve)
+    journal.close()
+    assert not told
+
+
 async def test_a_segment_that_cannot_be_made_is_tried_again_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:

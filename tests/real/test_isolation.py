@@ -20,7 +20,7 @@ import trio
 from attrs import evolve
 
 from darkfactory import AgentOrchestrator, OrchestratorConfig, load_config, open_factory
-from darkfactory.devices import containment
+from darkfactory.devices import containment, worktree_store
 from darkfactory.devices.disk import Mounts
 from darkfactory.devices.machine import open_machine
 
@@ -364,3 +364,19 @@ def test_outside_of_a_repository_the_fault_is_told_with_its_line(tmp_path: Path)
     done = darkfactory("check", file)
     assert done.returncode == 0
     assert "agents[0].isolation" in done.stderr
+
+
+@pytest.mark.parametrize(("older_than", "left"), [(3600.0, {"git-1.out", "run-1-1.index", "run-x"}), (-1.0, set())])
+async def test_what_killed_lives_have_left_of_the_moment_goes_when_it_is_old(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, older_than: float, left: set[str]
+) -> None:
+    """Young files may be another process's, which lists or prunes worktrees just now."""
+    monkeypatch.setattr(worktree_store, "_MOMENT_SECS", older_than)
+    config = fleet(checkout, "true")
+    scratch = checkout.path.parent / "state" / "worktrees" / ".scratch"
+    (scratch / "run-x" / "new").mkdir(parents=True)
+    for name in ("git-1.out", "run-1-1.index", "run-x/new/.git"):
+        (scratch / name).write_text("x")
+    scratch.parents[1].chmod(0o700)
+    async with open_factory(config):
+        assert {path.name for path in scratch.iterdir()} == left

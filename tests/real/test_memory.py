@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -87,6 +89,30 @@ async def test_four_processes_that_share_200_mib_take_them_once(tmp_path: Path, 
     taken, processes = samples[-1]
     assert processes == 4
     assert 200 * MIB < taken < 300 * MIB
+    assert ended(config)["reason"] == "shutdown"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN])
+async def test_a_look_waits_for_what_it_needs_to_look_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, samples: Any
+):
+    """Descriptors that ran out for a moment, while a run's memory was looked at, once ended the factory."""
+    failures = iter([True, True, False])
+    true_memory_of = containment.memory_of
+
+    def memory_of(pids: list[int]) -> int:
+        if next(failures, False):
+            raise OSError(number, os.strerror(number))
+        return true_memory_of(pids)
+
+    monkeypatch.setattr(containment, "memory_of", memory_of)
+    config = fleet(tmp_path, "import time; time.sleep(1000)", 1024 * MIB)
+    with trio.fail_after(20):
+        async with open_factory(config) as factory:
+            assert isinstance(await factory.start("agent"), Admit)
+            while not samples:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            assert factory.agent_statuses()[0].running
     assert ended(config)["reason"] == "shutdown"
 
 

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from datetime import datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import trio
@@ -17,7 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from darkfactory import AgentDefinition, AgentLayer, OrchestratorConfig, Overlap, open_factory
+from darkfactory import (
+    AgentDefinition,
+    AgentLayer,
+    CompoundReviewConfig,
+    OrchestratorConfig,
+    Overlap,
+    open_factory,
+)
 from darkfactory.policy.history import fold
 from darkfactory.testing import FAILS, Script, SimulatedMachine
 from tests.cron_oracle import CRONS, DAILY, MINUTE, ZONES, Cron, nights
@@ -117,6 +125,34 @@ def check(machine: SimulatedMachine, cron: Cron, zone: ZoneInfo, start: datetime
     for _, occurrence in spans:
         assert occurrence in begun or occurrence in dropped or occurrence in waiting, f"{occurrence} was lost"
     assert begun.keys() <= {last for _, last in spans}
+
+
+@given(zone=st.sampled_from(ZONES), cron=st.one_of(DAILY, CRONS), history=HISTORIES, data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_no_review_is_begun_twice_and_none_is_missed_in_silence(
+    zone: str, cron: Cron, history: list[tuple[str, float]], data: st.DataObject
+) -> None:
+    night = data.draw(st.sampled_from(nights(zone)[data.draw(st.sampled_from(sorted(nights(zone))))]))
+    start = night + data.draw(st.integers(-36 * 60, 60)) * MINUTE + timedelta(seconds=data.draw(st.integers(0, 59)))
+    machine = SimulatedMachine(start=start)
+    machine.scanner.secs = data.draw(st.sampled_from([1.0, 40.0, 4000.0]))
+    section = CompoundReviewConfig(cron.text, Path("/"), max_duration_secs=5000.0)
+    agent = AgentDefinition("idle", AgentLayer.GROWTH, "demo", "x")
+    config = fleet(agent, timezone=ZoneInfo(zone), compound_review=section)
+    looked = trio.run(live, machine, config, history, clock=MockClock(autojump_threshold=0))
+
+    (armed,) = machine.records("review_armed")
+    begun = [line for line in machine.records("review_begun") if "occurrence" in line]
+    told = sorted([*begun, *machine.records("review_skipped")], key=lambda line: _instant(line["occurrence"]))
+    spans = [(_instant(line.get("first_missed") or line["occurrence"]), _instant(line["occurrence"])) for line in told]
+    assert all(before[1] < after[0] for before, after in pairwise(spans)), "none is told twice"
+    newest = max([looked, *(last for _, last in spans)])
+    due = cron.occurrences(ZoneInfo(zone), _instant(armed["utc"]), newest)
+    for occurrence in due:
+        assert sum(first <= occurrence <= last for first, last in spans) == 1, f"{occurrence} was missed in silence"
+    assert {instant for span in spans for instant in span} <= set(due), "nothing is told that was not due"
+    ended = Counter(line["review"] for line in machine.records("review_ended"))
+    assert ended == Counter(line["review"] for line in machine.records("review_begun"))
 
 
 def _instant(text: str) -> datetime:

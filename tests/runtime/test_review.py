@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 from collections import Counter
@@ -584,6 +585,27 @@ async def test_a_bug_in_a_review_stops_nobody_else(
         result = await factory.trigger_compound_review()
         assert (result.outcome, result.detail) == (ReviewOutcome.ERROR, "ZeroDivisionError: a bug")
         assert (await factory.trigger_compound_review()).outcome is ReviewOutcome.ERROR
+
+
+@pytest.mark.parametrize(
+    "refusal", [OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread")]
+)
+async def test_what_the_machine_refuses_a_review_is_not_called_a_bug(
+    repo: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    machine = simulated()
+
+    def refuse(*_: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(SimulatedMachine, "_lines", refuse)
+    async with open_factory(reviewed(repo), machine=machine.open) as factory:
+        result = await factory.trigger_compound_review()
+        assert result.outcome is ReviewOutcome.ERROR
+        assert str(refusal) in result.detail
+        assert "bug" not in result.remedy
+        monkeypatch.undo()
+    assert (await review(machine, reviewed(repo))).outcome is ReviewOutcome.PR_CREATED
 
 
 async def test_a_full_disk_costs_the_report_and_not_the_result(repo: Path, autojump_clock: MockClock) -> None:
