@@ -57,8 +57,8 @@ async def push(
     """Make a branch at that commit over there; see `Forge.push`.
 
     `room` is an empty directory, whose maker empties it again; `common` the repository that has the commit. `token` is
-    sent to the URL's host, by https. Of `environ` git gets what the protocol needs. CompoundReviewFailed("push_failed");
-    OSError if the room cannot be used.
+    sent to the URL's host, by https. Of `environ` git gets what the protocol needs.
+    CompoundReviewFailed("push_failed"); OSError if the room cannot be used.
     """
     protocol = remote_url.protocol(url)
     secrets, overrides = [], {}
