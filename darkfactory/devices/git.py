@@ -24,6 +24,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -116,6 +117,10 @@ _NAMED: Final = {
     ("hook", "command"): ":",
 }
 """What a configuration can give names of its own, as SECTION.NAME.KEY, and what we put in its place."""
+_OPENED: Final = ("HEAD", "config", "packed-refs", "shallow", "objects/info/alternates")
+"""What git opens of a repository for nearly every command: at a pipe that is in the place of one it would wait."""
+_SHALLOW_BYTES: Final = 1024**2
+"""Of the list of a shallow clone's ends, no more is read."""
 
 
 class GitError(OrchestratorError):
@@ -271,7 +276,25 @@ def unfit(common: Path) -> str | None:
         return f"cannot be reached: {error.strerror}"
     if not stat.S_ISDIR(found.st_mode):
         return "is no directory"
-    return None if found.st_uid == os.geteuid() else "belongs to another user: run the factory as that one"
+    if found.st_uid != os.geteuid():
+        return "belongs to another user: run the factory as that one"
+    for name in _OPENED:
+        with suppress(OSError):  # most repositories lack some; where one is missed, git says so
+            if not stat.S_ISREG((common / name).stat().st_mode):
+                return f"has a {name} that is no file"
+    return None
+
+
+def shallow(common: Path) -> frozenset[str]:
+    """The commits at which a shallow clone ends, and which git takes for beginnings; none of any other repository."""
+    try:
+        descriptor = os.open(common / "shallow", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return frozenset()
+    with open(descriptor, encoding="ascii", errors="replace") as file:  # noqa: PTH123 -- a descriptor
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return frozenset()
+        return frozenset(line for line in file.read(_SHALLOW_BYTES).splitlines() if OBJECT.fullmatch(line))
 
 
 def _switched_off(names: list[str]) -> Iterator[tuple[str, str]]:

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import base64
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from darkfactory.devices import remote_url
 from darkfactory.devices.forge import told
-from darkfactory.devices.git import OBJECT, Git, GitError
+from darkfactory.devices.git import Git, GitError, shallow
 from darkfactory.errors import CompoundReviewFailed
 
 PROXIES: Final = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy")
@@ -58,6 +57,7 @@ async def push(
 
     `room` is an empty directory, whose maker empties it again; `common` the repository that has the commit. `token` is
     sent to the URL's host, by https. Of `environ` git gets what the protocol needs.
+
     CompoundReviewFailed("push_failed"); OSError if the room cannot be used.
     """
     protocol = remote_url.protocol(url)
@@ -111,7 +111,7 @@ async def _borrowing(git: Git, new: Path, common: Path, commit: str) -> Path:
     alternates = new / "objects" / "info" / "alternates"
     alternates.parent.mkdir(exist_ok=True)
     alternates.write_bytes(_quoted(os.fsencode(common / "objects")) + b"\n")
-    (new / "shallow").write_text("".join(f"{name}\n" for name in _shallow(common / "shallow")))
+    (new / "shallow").write_text("".join(f"{name}\n" for name in sorted(shallow(common))))
     return new
 
 
@@ -131,15 +131,3 @@ def _variables(protocol: str, environ: Mapping[str, str]) -> dict[str, str]:
 def _quoted(path: bytes) -> bytes:
     """A path as a list of alternates has it, whatever is in it."""
     return b'"' + b"".join(b"\\%03o" % byte if byte in b'"\\\n' else bytes((byte,)) for byte in path) + b'"'
-
-
-def _shallow(path: Path) -> list[str]:
-    """Where the history of a shallow repository ends; nothing of any other."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return []
-    with open(descriptor, encoding="ascii", errors="replace") as file:  # noqa: PTH123 -- a descriptor
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return []
-        return [line for line in file.read(1024**2).splitlines() if OBJECT.fullmatch(line)]

@@ -28,7 +28,7 @@ from attrs import define, evolve, field
 
 from darkfactory.devices import git_output, notices, place, scan_commits, scan_difference, scan_reader
 from darkfactory.devices.command import printable
-from darkfactory.devices.git import OBJECT, Git, GitError, Repository
+from darkfactory.devices.git import OBJECT, Git, GitError, Repository, shallow
 from darkfactory.devices.scan_reader import Reader
 from darkfactory.errors import CompoundReviewFailed
 from darkfactory.model.review import (
@@ -224,30 +224,20 @@ class _Look:
 
     async def all(self) -> Scan:
         """Everything."""
-        shallow = await self._shallow()
-        commits = await scan_commits.commits(self.reader, self._range(), shallow)
+        ends = shallow(self.reader.repository.common)
+        commits = await scan_commits.commits(self.reader, self._range(), ends)
         scan = Scan(self.base, self.since, None if self.since else datetime.fromtimestamp(self.epoch, UTC), commits)
         if commits:
-            scan = await scan_difference.difference(self.reader, scan, await self._beginning(shallow), self.branch)
+            scan = await scan_difference.difference(self.reader, scan, await self._beginning(ends), self.branch)
         branches = await self._branches()
         tests = await self._tests()
         return evolve(scan, branches=branches, tests=tests, left_out=tuple(self.reader.left_out))
 
-    async def _shallow(self) -> frozenset[str]:
-        """The commits at which a shallow clone ends; git takes them for beginnings."""
-        await trio.lowlevel.checkpoint()
-        try:
-            with (self.reader.repository.common / "shallow").open("rb") as file:
-                text = file.read(1024**2)
-        except FileNotFoundError:
-            return frozenset()
-        return frozenset(text.decode(errors="replace").split())
-
     def _range(self) -> tuple[str, ...]:
         return (f"--max-age={self.epoch}", self.base) if self.since is None else (self.base, f"^{self.since}")
 
-    async def _beginning(self, shallow: frozenset[str]) -> str:
-        """The tree that the base branch had before."""
+    async def _beginning(self, ends: frozenset[str]) -> str:
+        """The tree that the base branch had before. `ends` are those of a shallow clone."""
         if self.since is not None:
             await trio.lowlevel.checkpoint()
             return self.since
@@ -255,7 +245,7 @@ class _Look:
         before = scan_reader.text(await self.reader.run(*first, f"--min-age={self.epoch - 1}", self.base))
         if not before:  # all of it is younger
             root = scan_reader.text(await self.reader.run(*first, "--max-parents=0", self.base))
-            before = root if root in shallow else await scan_difference.nothing(self.reader)
+            before = root if root in ends else await scan_difference.nothing(self.reader)
         return before
 
     async def _branches(self) -> tuple[Branch, ...]:

@@ -74,6 +74,27 @@ async def test_what_two_instances_start_at_once_is_told_apart(ours: Git, checkou
         assert await ours.run("--version")
 
 
+@pytest.mark.parametrize("name", ["HEAD", "config", "packed-refs", "shallow", "objects/info/alternates"])
+async def test_a_repository_in_which_git_would_wait_for_ever_is_refused(
+    ours: Git, checkout: Checkout, name: str
+) -> None:
+    place = checkout.path / ".git" / name
+    place.unlink(missing_ok=True)
+    os.mkfifo(place)
+    with trio.fail_after(10), pytest.raises(GitError, match=f"has a {name} that is no file"):
+        await ours.open(checkout.path / ".git")
+
+
+def test_where_a_shallow_clone_ends_is_read_of_a_file_alone(tmp_path: Path) -> None:
+    file = tmp_path / "shallow"
+    assert git.shallow(tmp_path) == frozenset()
+    os.mkfifo(file)
+    assert git.shallow(tmp_path) == frozenset()
+    file.unlink()
+    file.write_text(f"{'a' * 40}\n../x\n")
+    assert git.shallow(tmp_path) == {"a" * 40}
+
+
 async def test_without_git_it_says_so(ours: Git, checkout: Checkout, tmp_path: Path) -> None:
     ours.environ = {"PATH": str(tmp_path)}
     with pytest.raises(GitError, match="install git") as caught:

@@ -10,8 +10,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,15 +29,14 @@ from darkfactory import (
     Overlap,
     open_factory,
 )
-from darkfactory.devices.machine import Machine
-from darkfactory.devices.process import LaunchSpec, Process, Sink
 from darkfactory.model.actions import LEVEL
 from darkfactory.model.state import Durable, State
 from darkfactory.policy.history import fold
 from darkfactory.runtime import factory as wiring
-from darkfactory.testing import FAILS, STARTED, STUBBORN, CancelAtStep, Script, ScriptedProcess, SimulatedMachine, says
+from darkfactory.testing import FAILS, STARTED, STUBBORN, CancelAtStep, Script, SimulatedMachine, says
 
 from .fleets import fleet
+from .fuses import Bug, Fuse, blown_in_turn, with_fuse
 
 AGENTS = (
     AgentDefinition("watch", AgentLayer.SAFETY, "demo", "x"),
@@ -188,74 +186,21 @@ def test_cancelled_at_every_step_it_stops_in_order_and_goes_on_from_its_journal(
     } <= reached
 
 
-class Bug(Exception):
-    """Ours."""
-
-
-class Fuse:
-    """Blows at the n-th call of any device."""
-
-    def __init__(self, call: int) -> None:
-        self.left = call
-        self.blown_in: str | None = None
-
-    def burn(self, where: str) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.blown_in = where
-            raise Bug
-
-
-def fused(device: Any, fuse: Fuse, *methods: str) -> Any:
-    """The device, whose calls burn the fuse before they do what they do."""
-
-    class Fused:
-        def __getattr__(self, name: str) -> Any:
-            true = getattr(device, name)
-            if name not in methods:
-                return true
-
-            def call(*args: Any, **kwargs: Any) -> Any:
-                fuse.burn(f"{type(device).__name__}.{name}")
-                return true(*args, **kwargs)
-
-            return call
-
-    return Fused()
-
-
-def with_fuse(machine: SimulatedMachine, fuse: Fuse) -> Callable[[OrchestratorConfig], Any]:
-    class Launcher:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(machine.launcher, name)
-
-        async def launch(self, spec: LaunchSpec, sink: Sink) -> Process:
-            fuse.burn("launch")
-            process = await machine.launcher.launch(spec, sink)
-            assert isinstance(process, ScriptedProcess)
-            return fused(process, fuse, "wait", "terminate", "sweep", "drain")  # type: ignore[no-any-return]
-
-    @contextmanager
-    def opened(config: OrchestratorConfig) -> Iterator[Machine]:
-        with machine.open(config) as true:
-            yield attrs.evolve(
-                true,
-                launcher=Launcher(),
-                journal=fused(machine.journal, fuse, "append", "wait_durable"),
-                runs=fused(machine.runs, fuse, "begin", "end"),
-                disk=fused(machine.disk, fuse, "room"),
-            )
-
-    return opened
-
-
 def test_a_bug_in_any_call_of_a_device_stops_everything_in_order_and_is_raised(
     in_order: Callable[[int], None],
 ) -> None:
     async def program(machine: SimulatedMachine, fuse: Fuse) -> None:
         caught: BaseException | None = None
         try:
-            await first_life(machine, with_fuse(machine, fuse))
+            opened = with_fuse(
+                machine,
+                fuse,
+                process=("wait", "terminate", "sweep", "drain"),
+                journal=("append", "wait_durable"),
+                runs=("begin", "end"),
+                disk=("room",),
+            )
+            await first_life(machine, opened)
         except* Bug as bugs:
             caught = bugs
         except* OrchestratorError:  # whoever asks a failing factory is told so
@@ -265,18 +210,7 @@ def test_a_bug_in_any_call_of_a_device_stops_everything_in_order_and_is_raised(
         await second_life(machine)
         assert not check(machine).alive
 
-    blown_in = set()
-    for call in itertools.count(1):
-        in_order(call)
-        machine, fuse = simulated(), Fuse(call)
-        try:
-            trio.run(program, machine, fuse, clock=MockClock(autojump_threshold=0))
-        except BaseException as error:
-            error.add_note(f"at call {call}, in {fuse.blown_in}")
-            raise
-        if fuse.blown_in is None:
-            break
-        blown_in.add(fuse.blown_in.rpartition(".")[2])
+    blown_in = blown_in_turn(simulated, program, in_order)
     assert blown_in == {
         *("append", "wait_durable", "begin", "end", "room", "launch", "wait", "terminate", "sweep", "drain")
     }

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from typing import Any
 
 import attrs
@@ -25,8 +24,7 @@ from darkfactory import (
     ToolConfig,
     open_factory,
 )
-from darkfactory.devices.machine import Machine
-from darkfactory.devices.process import LaunchSpec, Process, Sink
+from darkfactory.devices.process import LaunchSpec
 from darkfactory.devices.runstore import Keep, Pruned
 from darkfactory.model.fleet import Isolation, PromptVia
 from darkfactory.testing import (
@@ -41,6 +39,7 @@ from darkfactory.testing import (
 )
 
 from .fleets import fleet, secs
+from .fuses import Bug, Fuse, blown_in_turn, with_fuse
 
 
 def helper(warm: int = 1, **fields: Any) -> AgentDefinition:
@@ -433,64 +432,17 @@ def test_cancelled_at_every_step_no_process_is_left_and_no_run_is_without_an_end
     assert reasons == {"shutdown", "held", "idle", "died", "lost"}
 
 
-class Bug(Exception):
-    """Ours."""
-
-
-@attrs.define
-class Fuse:
-    """Blows at the n-th call of a device."""
-
-    left: int
-    blown_in: str | None = None
-
-    def burn(self, where: str) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.blown_in = where
-            raise Bug
-
-
-def fused(device: Any, fuse: Fuse, *methods: str) -> Any:
-    class Fused:
-        def __getattr__(self, name: str) -> Any:
-            true = getattr(device, name)
-            if name not in methods:
-                return true
-
-            def call(*args: Any, **kwargs: Any) -> Any:
-                fuse.burn(name)
-                return true(*args, **kwargs)
-
-            return call
-
-    return Fused()
-
-
-def with_fuse(machine: SimulatedMachine, fuse: Fuse) -> Callable[[OrchestratorConfig], Any]:
-    class Launcher:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(machine.launcher, name)
-
-        async def launch(self, spec: LaunchSpec, sink: Sink) -> Process:
-            fuse.burn("launch")
-            process = await machine.launcher.launch(spec, sink)
-            return fused(process, fuse, "deliver", "wait", "terminate", "sweep", "drain")  # type: ignore[no-any-return]
-
-    @contextmanager
-    def opened(config: OrchestratorConfig) -> Iterator[Machine]:
-        with machine.open(config) as true:
-            runs = fused(machine.runs, fuse, "begin", "prepare", "tell", "discard", "end")
-            yield attrs.evolve(true, launcher=Launcher(), runs=runs)
-
-    return opened
-
-
 def test_a_bug_in_any_call_of_a_device_is_raised_and_leaves_no_process():
     async def program(machine: SimulatedMachine, fuse: Fuse) -> None:
         caught: BaseException | None = None
         try:
-            await first_life(machine, with_fuse(machine, fuse))
+            opened = with_fuse(
+                machine,
+                fuse,
+                process=("deliver", "wait", "terminate", "sweep", "drain"),
+                runs=("begin", "prepare", "tell", "discard", "end"),
+            )
+            await first_life(machine, opened)
         except* Bug as bugs:
             caught = bugs
         except* OrchestratorError:  # whoever asks a failing factory is told so
@@ -498,17 +450,7 @@ def test_a_bug_in_any_call_of_a_device_is_raised_and_leaves_no_process():
         assert (caught is not None) == (fuse.blown_in is not None), "a bug was lost"
         assert not machine.launcher.living
 
-    blown_in = set()
-    for call in itertools.count(1):
-        machine, fuse = simulated(), Fuse(call)
-        try:
-            trio.run(program, machine, fuse, clock=MockClock(autojump_threshold=0))
-        except BaseException as error:
-            error.add_note(f"at call {call}, in {fuse.blown_in}")
-            raise
-        if fuse.blown_in is None:
-            break
-        blown_in.add(fuse.blown_in)
+    blown_in = blown_in_turn(simulated, program)
     assert blown_in == {
         *("begin", "prepare", "tell", "discard", "end"),
         *("launch", "deliver", "wait", "terminate", "sweep", "drain"),
