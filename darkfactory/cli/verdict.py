@@ -46,7 +46,7 @@ def explain(
         Evidence(
             tally=tally,
             now=now if now.tzinfo is not None else now.replace(tzinfo=zone),
-            zone=zone,
+            zone=lambda: zone,
             finished=tally.finished,
             exit_code=exit_code,
             output_bytes=sum(path.stat().st_size for path in files.values()),

@@ -10,7 +10,7 @@ import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -268,7 +268,7 @@ class Body(ABC, Generic[HandleT]):
             Evidence(
                 tally=tally,
                 now=clock.utc(),
-                zone=clock.zone(self.place.env.get("TZ")),
+                zone=partial(clock.zone, self.place.env.get("TZ")),
                 finished=said,
                 exit_code=self.exit_code,
                 stopped=stop.reason if stop is not None and not stop.lingered else None,

@@ -9,7 +9,7 @@ words on stderr.
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, tzinfo
 
 from attrs import evolve, field, frozen
@@ -60,8 +60,8 @@ class Evidence:
     tally: Tally
     now: datetime
     """Aware; about when it said the last thing: what a tool puts as "in 20 s" is reckoned from here."""
-    zone: tzinfo
-    """In which it prints times."""
+    zone: Callable[[], tzinfo]
+    """In which it prints times; called only where it has named one, since that takes reading a file."""
     finished: Finished | None
     """The terminal event to go by; not that of the tally where what it said at its end was our doing."""
     exit_code: int | None
@@ -169,7 +169,7 @@ def _resets_at(evidence: Evidence, error: ErrorClass) -> datetime | None:
         tally.error.text if tally.error is not None else "",
         tally.waited.detail if tally.waited is not None else "",
     )
-    times = (reset_in_words(text, evidence.now, evidence.zone) for text in told)
+    times = (reset_in_words(text, evidence.now, evidence.zone()) for text in told if text)
     return next((time for time in times if time is not None), known)
 
 

@@ -47,7 +47,7 @@ class Recording:
                 tally=tally,
                 finished=tally.finished,
                 now=RECORDED,
-                zone=UTC,
+                zone=lambda: UTC,
                 exit_code=self.exit_code,
                 output_bytes=len(self.stdout) + len(self.stderr),
                 reports=tool.reports,

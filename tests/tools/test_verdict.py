@@ -55,7 +55,7 @@ def seen(
     return Evidence(
         tally=tally,
         now=NOW,
-        zone=UTC,
+        zone=lambda: UTC,
         finished=finished,
         exit_code=exit_code,
         stopped=stopped,
@@ -113,7 +113,7 @@ MATRIX = {
         bad(E.QUOTA, "resets 2am (Europe/Berlin)", "stdout:2", resets_at=datetime(2026, 11, 24, 1, tzinfo=UTC)),
     ),
     "said in words until when, and by the clock on its wall": (
-        evolve(seen(finished=Finished(False, "try again at 4:53 AM", E.BILLING), exit_code=1), zone=TOKYO),
+        evolve(seen(finished=Finished(False, "try again at 4:53 AM", E.BILLING), exit_code=1), zone=lambda: TOKYO),
         bad(E.BILLING, "try again at 4:53 AM", "stdout:2", resets_at=datetime(2026, 11, 23, 19, 53, tzinfo=UTC)),
     ),
     "said in words until when, at the end of a long story": (
