@@ -82,4 +82,4 @@ except SystemExit as end:
     exit_code, *modules = done.stdout.split()
     assert exit_code == "2", done.stderr
     assert {"darkfactory.runtime.factory", "structlog", "trio"} <= set(modules)
-    assert not {"rich", "asyncio", "idna", "ssl", "hmac", "hashlib", "_hashlib"} & set(modules)
+    assert not {"rich", "asyncio", "idna", "ssl", "hmac", "hashlib", "_hashlib", "croniter", "dateutil"} & set(modules)
