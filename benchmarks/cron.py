@@ -38,7 +38,7 @@ def ticks(expressions: Sequence[str], zone: str) -> tuple[list[float], int]:
         ScheduledAgent(f"agent-{number}", Schedule(expression, ZoneInfo(zone)), START)
         for number, expression in enumerate(expressions)
     ]
-    timetable = TimeScheduler(agents, sender=None)  # nothing is sent: only looked up
+    timetable = TimeScheduler(agents, sender=None, beat=None)  # nothing is sent: only looked up
     took, found = [], 0
     for minute in range(1, DAY_MINUTES + 1):
         now = START + timedelta(minutes=minute)

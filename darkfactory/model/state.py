@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from enum import Enum
 from math import inf
@@ -265,7 +265,7 @@ class State:
     """What was found where there is less room than `min_free_bytes`; None while there is enough."""
     worktrees: int = 0
     """Those that are there, besides those of the runs that live."""
-    wakes: tuple[tuple[float, str], ...] = ()
+    wakes: Sequence[tuple[float, str]] = ()
     """A heap of (instant, agent): when an agent must be looked at next, at the latest."""
     sweep_at: float = inf
     """When every agent is looked at again, event or not."""

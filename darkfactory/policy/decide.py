@@ -451,7 +451,7 @@ def _run_ended(draft: Draft, event: events.RunEnded) -> None:
     agent = draft.agents[run.agent]
     verdict = event.verdict
     after = restart.AFTER[verdict.reason]
-    totals = asdict(event.totals, filter=lambda _, value: bool(value))
+    totals = asdict(event.totals, recurse=False, filter=lambda _, value: bool(value))
     review.run_ended(draft, event)
     messages.send(draft, run, event.sent)  # on the record before its end is, so that a crash between them loses nothing
     del draft.runs[run.id]

@@ -12,7 +12,7 @@ from functools import cache
 from math import inf
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from attrs import define, field, fields, frozen
 
@@ -49,6 +49,10 @@ def _changed(value: T, **changes: Any) -> T:
     return changed
 
 
+_OF_STATE: Final = _fields_of(State)[0]
+"""All values of a state, or of a draft, which has them too and in the same order."""
+
+
 @frozen
 class Posted:
     """A message that was accepted or refused."""
@@ -65,6 +69,7 @@ class Draft:
     """A state in the making, at one moment. Nobody keeps one."""
 
     when: Moment
+    # the fields of `State`, in its order
     config: OrchestratorConfig
     agents: dict[str, AgentState]
     runs: dict[str, str]
@@ -101,57 +106,15 @@ class Draft:
     @classmethod
     def of(cls, state: State, when: Moment) -> Draft:
         """A draft that as yet equals `state`."""
-        return cls(
-            when=when,
-            config=state.config,
-            agents=dict(state.agents),
-            runs=dict(state.runs),
-            queue=dict(state.queue),
-            stopping=state.stopping,
-            regroup=state.regroup,
-            looked_at=state.looked_at,
-            disk_low=state.disk_low,
-            worktrees=state.worktrees,
-            wakes=list(state.wakes),
-            sweep_at=state.sweep_at,
-            seed=state.seed,
-            begun=state.begun,
-            posts=state.posts,
-            rate_limits=state.rate_limits,
-            providers=dict(state.providers),
-            mail=state.mail,
-            review=state.review,
-            reviews=state.reviews,
-            only_review=state.only_review,
-            undeclared=state.undeclared,
-        )
+        draft = cls(when, *_OF_STATE(state))
+        draft.agents, draft.runs, draft.queue = dict(state.agents), dict(state.runs), dict(state.queue)
+        draft.wakes, draft.providers = list(state.wakes), dict(state.providers)
+        return draft
 
     def done(self) -> tuple[State, tuple[Action, ...]]:
         """The state that was made, and what is to be done."""
         self._drop_stale_wakes()
-        state = State(
-            config=self.config,
-            agents=self.agents,
-            runs=self.runs,
-            queue=self.queue,
-            stopping=self.stopping,
-            regroup=self.regroup,
-            looked_at=self.looked_at,
-            disk_low=self.disk_low,
-            worktrees=self.worktrees,
-            wakes=tuple(self.wakes),
-            sweep_at=self.sweep_at,
-            seed=self.seed,
-            begun=self.begun,
-            posts=self.posts,
-            rate_limits=self.rate_limits,
-            providers=self.providers,
-            mail=self.mail,
-            review=self.review,
-            reviews=self.reviews,
-            only_review=self.only_review,
-            undeclared=self.undeclared,
-        )
+        state = State(*_OF_STATE(self))
         return state, tuple(self.actions)
 
     def record(

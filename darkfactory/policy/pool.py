@@ -38,7 +38,7 @@ def look(draft: Draft, name: str) -> None:
     """End what is not wanted any more, and start what is lacking."""
     agent = draft.agents[name]
     wanted = agent.definition.warm
-    if not (wanted or agent.warm) or draft.stopping is not None or not draft.looked_at:
+    if draft.stopping is not None or not draft.looked_at:
         return  # the shutdown sees to them itself
     unwanted = _unwanted(agent)
     for each in agent.warm:

@@ -41,17 +41,22 @@ def reconcile(draft: Draft) -> None:
 
 def _reconcile_agent(draft: Draft, name: str) -> None:
     agent = draft.agents[name]
-    messages.expire(draft, name)
-    review.want_run(draft, name)
+    # nearly every look at an agent finds nothing: so nobody is asked about what is not there
+    if name in draft.mail.boxes:
+        messages.expire(draft, name)
+    if draft.review is not None:
+        review.want_run(draft, name)
     if agent.run is not None:
         _hold_to_limits(draft, agent, agent.run)
     elif draft.stopping is None and not draft.only_review:
         if agent.definition.layer is AgentLayer.SAFETY:
-            draft.queue.setdefault((name, Cause.ALWAYS_ON), Request(name, Cause.ALWAYS_ON, wanted_at=draft.when.utc))
+            if (name, Cause.ALWAYS_ON) not in draft.queue:
+                request = Request(name, Cause.ALWAYS_ON, wanted_at=draft.when.utc)
+                draft.queue[request.key] = request
             draft.gate_moved = True
-        elif agent.definition.layer is AgentLayer.GROWTH:
+        elif agent.definition.layer is AgentLayer.GROWTH and (draft.queue or draft.mail.boxes):
             messages.want_run(draft, name)
-    if not draft.only_review:
+    if (agent.definition.warm or agent.warm) and not draft.only_review:
         pool.look(draft, name)
 
 
@@ -239,7 +244,9 @@ def _made_to_wait(draft: Draft, request: Request, waits: Queue) -> Request:
 
 def _record_waiting(draft: Draft, request: Request, waits: Queue) -> None:
     durable = request.cause not in LEVEL
-    draft.agents[request.agent] = evolve(draft.agents[request.agent], refused=None)
+    agent = draft.agents[request.agent]
+    if agent.refused is not None:
+        draft.agents[request.agent] = evolve(agent, refused=None)
     draft.record(
         "queued",
         durable=durable,

@@ -283,7 +283,7 @@ class _LiveRun(Body[RunHandle]):
             "exit_code": self.exit_code,
             "output_bytes": self.intake.output_bytes,
             "output_unread": self.unread,
-            **asdict(self.intake.tally.totals),
+            **asdict(self.intake.tally.totals, recurse=False),
             "answer": self.intake.tally.answer,
         }
         try:

@@ -543,7 +543,7 @@ class _Life:
             core.start_soon(self.machine.journal.serve)
             core.start_soon(self.machine.launcher.serve)
             core.start_soon(self.layers.raise_bugs)
-            timetable = TimeScheduler((), self.sender)
+            timetable = TimeScheduler((), self.sender, self.beat)
             definitions = Definitions(
                 self.places, timetable, self.config.timezone, self.config.source, self.sender, self.machine.in_thread
             )

@@ -1,6 +1,6 @@
 """The timetable: waits for cron occurrences and tells the supervisor of them.
 
-It never sleeps longer than a minute, and on waking asks the clock on the wall what is due: so a clock that was
+It never sleeps longer than two beats, and on waking asks the clock on the wall what is due: so a clock that was
 stepped and a machine that was suspended delay an occurrence by a minute at most.
 """
 
@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import partial
+from math import inf
 from typing import Final
 
 import structlog
@@ -17,9 +18,11 @@ import trio
 
 from darkfactory.model.events import CompoundReview, Spawn
 from darkfactory.policy.schedule import Due, ScheduledAgent
+from darkfactory.runtime.beat import Beat
 from darkfactory.runtime.inbox import Sender
 
-LONGEST_SLEEP_SECS: Final = 60.0
+LOOK_BEATS: Final = 2
+"""A minute."""
 REVIEW: Final = ""
 """In the place of an agent's name: the compound review."""
 CLOCK_STEP_SECS: Final = 2.0
@@ -31,9 +34,10 @@ _log = structlog.get_logger("darkfactory")
 class TimeScheduler:
     """Fires the occurrences of cron schedules, each once, missed ones coalesced into their newest."""
 
-    def __init__(self, agents: Iterable[ScheduledAgent], sender: Sender) -> None:
+    def __init__(self, agents: Iterable[ScheduledAgent], sender: Sender, beat: Beat) -> None:
         self._agents: dict[str, ScheduledAgent] = {}
         self._sender = sender
+        self._beat = beat
         self._heap: list[tuple[datetime, str]] = []
         self._nap = trio.CancelScope()
         """Around its sleep: cancelled when there may be something earlier to wake for."""
@@ -57,11 +61,9 @@ class TimeScheduler:
                 kind = CompoundReview if due.agent == REVIEW else partial(Spawn, agent=due.agent)
                 now = self._sender.now()
                 await self._sender.send(kind(now, occurrence=due.occurrence, first_missed=due.first_missed))
-            pause = LONGEST_SLEEP_SECS
-            if self._heap:
-                pause = min(pause, max(0.0, (self._heap[0][0] - before.utc).total_seconds()))
+            pause = max(0.0, (self._heap[0][0] - before.utc).total_seconds()) if self._heap else inf
             with trio.CancelScope(deadline=trio.current_time() + pause) as self._nap:
-                await trio.sleep_forever()
+                await self._beat.wait(LOOK_BEATS)
             after = self._sender.now()
             step = (after.utc - before.utc).total_seconds() - (after.at - before.at)
             if abs(step) > CLOCK_STEP_SECS:

@@ -25,6 +25,7 @@ _OPEN_CALLS = 256
 """Tool calls that are told apart while they have not ended."""
 _OPEN_TASKS = 256
 NOTHING = Counts()
+NOTHING_SPENT = Spending()
 _TROUBLES = 2
 _MENTIONS = 32
 _HANDOFFS = 4
@@ -118,6 +119,8 @@ class Tally:
     @property
     def spent(self) -> Spending:
         """The sums that limits are set on, as far as its tool tells."""
+        if not (self.api_calls or self.input_tokens or self.output_tokens or self.cost_usd):
+            return NOTHING_SPENT
         return Spending(
             max(self.api_calls or 0, 0),
             max((self.input_tokens or 0) + (self.output_tokens or 0), 0),
@@ -169,6 +172,8 @@ class Tally:
 
     def troubles(self) -> tuple[str, ...]:
         """How the last failures since this was called last were put, oldest first."""
+        if not self._troubles:
+            return ()
         troubles, self._troubles = tuple(self._troubles), {}
         return troubles
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from copy import deepcopy
 
 import pytest
-from attrs import evolve
+from attrs import evolve, fields
 
 from darkfactory.model.actions import Severity
 from darkfactory.model.ends import Reason, Verdict
 from darkfactory.model.events import Event, OutputSeen, OutputTruncated, RunEnded, RunStarted, Tick
 from darkfactory.model.fleet import LayerConfig
+from darkfactory.model.state import State
 from darkfactory.policy.decide import SWEEP_SECS, decide
+from darkfactory.policy.draft import Draft
 
 from .world import CORE, GROWTH, SAFETY, World, agent, moment, told
 
@@ -33,6 +35,11 @@ def test_one_history_has_one_future_and_another_seed_another() -> None:
     assert a_day().records == a_day().records
     assert told(a_day().state) == told(a_day().state)
     assert a_day(seed=1).starts("watch") != a_day().starts("watch")
+
+
+def test_a_draft_has_the_fields_of_a_state_in_their_order() -> None:
+    of_state, of_draft = ([field.name for field in fields(kind)] for kind in (State, Draft))
+    assert of_draft[: 1 + len(of_state)] == ["when", *of_state]
 
 
 def test_deciding_changes_nothing_in_place() -> None:

@@ -34,9 +34,9 @@ schedule = "* * * * *"
 
 # Where it looks at the clock once a minute the test would take minutes.
 COMMAND = """
-import darkfactory.runtime.scheduler
+import darkfactory.runtime.beat
 from darkfactory.cli import main
-darkfactory.runtime.scheduler.LONGEST_SLEEP_SECS = 0.2
+darkfactory.runtime.beat.BEAT_SECS = 0.1
 main()
 """
 

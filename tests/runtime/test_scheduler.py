@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from darkfactory import AgentDefinition, AgentLayer, Event, Overlap, Spawn, TimeScheduler, open_factory
 from darkfactory.policy.schedule import Schedule, ScheduledAgent
+from darkfactory.runtime.beat import Beat
 from darkfactory.runtime.inbox import Sender
 from darkfactory.testing import SUCCEEDS, Script, SimulatedClock, SimulatedMachine
 
@@ -23,6 +24,13 @@ def core(name: str = "nightly", schedule: str = "0 3 * * *", **fields: object) -
     return AgentDefinition(name, CORE, "demo", "x", schedule=schedule, **fields)  # type: ignore[arg-type]
 
 
+def idle_beat(nursery: trio.Nursery) -> Beat:
+    """One that beats as long as the nursery lives, and looks at nothing itself."""
+    beat = Beat(lambda: None)
+    nursery.start_soon(beat.run)
+    return beat
+
+
 async def test_scheduler_fires_at_cron_time(autojump_clock: MockClock) -> None:
     clock = SimulatedClock(START)
     clock.utc()
@@ -33,7 +41,7 @@ async def test_scheduler_fires_at_cron_time(autojump_clock: MockClock) -> None:
         for name, expression in [("quarterly", "*/15 * * * *"), ("nightly", "0 3 * * *"), ("never", "0 0 30 2 *")]
     ]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(TimeScheduler(agents, Sender(send, clock)).run)
+        nursery.start_soon(TimeScheduler(agents, Sender(send, clock), idle_beat(nursery)).run)
         fired = []
         while len(fired) < 13:
             event = await receive.receive()
@@ -144,10 +152,9 @@ async def test_an_agent_armed_anew_fires_by_its_new_schedule_alone(autojump_cloc
     clock.utc()
     send, receive = trio.open_memory_channel[Event](100)
     zone = fleet(core()).timezone
-    timetable = TimeScheduler(
-        [ScheduledAgent(name, Schedule("0 * * * *", zone), START) for name in ("it", "other")], Sender(send, clock)
-    )
+    agents = [ScheduledAgent(name, Schedule("0 * * * *", zone), START) for name in ("it", "other")]
     async with trio.open_nursery() as nursery:
+        timetable = TimeScheduler(agents, Sender(send, clock), idle_beat(nursery))
         nursery.start_soon(timetable.run)
         await trio.sleep(90)  # it sleeps for a minute, and the new occurrence is nearer
         timetable.arm(ScheduledAgent("it", Schedule("2-4 0 * * *", zone), clock.utc()))
