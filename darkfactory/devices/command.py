@@ -10,6 +10,7 @@ import trio
 from attrs import define, field, frozen
 
 from darkfactory.devices.process import Launcher, LaunchSpec, Process
+from darkfactory.errors import SpawnFailed
 from darkfactory.model.signals import Stream
 
 END_SECS: Final = 7.0
@@ -56,7 +57,7 @@ async def run_command(
     heard = _Heard(spec.max_output_bytes, last_bytes)
     code: int | None = None
     try:
-        process = await launcher.launch(spec, heard)
+        process = await _launched(launcher, spec, heard)
         try:
             with heard.patience:
                 heard.patience.deadline = trio.current_time() + secs
@@ -75,6 +76,17 @@ async def run_command(
         spec.stderr.unlink(missing_ok=True)
     ended = (heard.why or f"did not end within {secs:g} s") if code is None else None
     return Completed(code, bytes(heard.stdout), bytes(heard.stderr), ended, heard.too_much)
+
+
+async def _launched(launcher: Launcher, spec: LaunchSpec, heard: _Heard) -> Process:
+    try:
+        return await launcher.launch(spec, heard)
+    except SpawnFailed as failure:
+        name = spec.argv[0]
+        if failure.reason != "tool_missing" or "/" in name:
+            raise
+        # what the launcher says of a PATH is for agents, which have one of their own
+        raise SpawnFailed(failure.reason, f"there is no {name} on the PATH of the factory: install {name}") from failure
 
 
 def absolute_path(environ: Mapping[str, str]) -> str:

@@ -186,10 +186,8 @@ class Git:
         try:
             done = await run_command(self.launcher, spec, secs=COMMAND_SECS, grace_secs=GRACE_SECS)
         except SpawnFailed as failure:
-            why = f"{failure.reason}: {failure.detail}"
-            if failure.reason == "tool_missing":
-                why = "there is no git on the PATH of the factory: install git (2.31 or newer)"
-            raise GitError(argv, None, why) from failure
+            newer = " (2.31 or newer)" if failure.reason == "tool_missing" else ""
+            raise GitError(argv, None, f"{failure.reason}: {failure.detail}{newer}") from failure
         if done.ended is not None:
             raise GitError(argv, None, f"it {done.ended}, and was ended", too_much=done.too_much)
         if done.exit_code != 0 or done.too_much or (silent and done.stderr):

@@ -317,7 +317,7 @@ async def test_what_a_killed_gate_had_printed_is_taken_away_at_the_next_start(
 async def test_a_gate_that_cannot_be_started(tmp_path: Path, checkout: Checkout, place: Place) -> None:
     result = await review(fleet(tmp_path, gate=("no-such-gate",)), place)
     assert result.outcome is ReviewOutcome.GATE_FAILED
-    assert "no-such-gate" in result.detail
+    assert "there is no no-such-gate on the PATH of the factory" in result.detail
 
 
 async def test_an_agent_that_declines_leaves_no_branch(tmp_path: Path, checkout: Checkout, place: Place) -> None:

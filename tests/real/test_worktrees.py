@@ -746,6 +746,23 @@ async def test_one_that_was_half_made_is_taken_away(
     assert checkout.branches().keys() == {"main"}
 
 
+async def test_one_at_which_git_was_killed_is_taken_away_and_the_repository_can_be_read_again(
+    device: WorktreeDirectories, checkout: Checkout, tmp_path: Path
+) -> None:
+    """Until it is made, git has it written that it is at no commit; with that it cannot list all commits."""
+    await made(device, checkout)
+    (record,) = device.store.all()
+    device.store.write(evolve(record, made=False))
+    os.close(device._held.pop(RUN))
+    (record.own / "HEAD").write_text("0" * 40 + "\n")
+    (record.own / "locked").write_text("initializing")
+    with pytest.raises(AssertionError, match="bad object"):
+        checkout.git("rev-list", "--all")
+    assert (await settled(device_in(tmp_path))).kept is None
+    assert checkout.git("rev-list", "--all") == checkout.git("rev-parse", "main")
+    assert checkout.branches().keys() == {"main"}
+
+
 @pytest.mark.parametrize("word", ["{", "[]", '{"run": 5}', '{"run": "../x"}', ""])
 async def test_a_record_that_is_not_ours_is_nobodys(device: WorktreeDirectories, checkout: Checkout, word: str) -> None:
     await made(device, checkout)
