@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+from contextlib import suppress
 from typing import Final, TextIO, cast
 
 import structlog
@@ -26,12 +27,21 @@ def tell(text: str) -> None:
 
 
 def open_standard_streams() -> None:
-    """Put /dev/null in the place of standard streams that are closed: else the journal might become our stderr."""
+    """Put /dev/null in the place of standard streams that are closed: else the journal might become our stderr.
+
+    A terminal is opened anew as stderr, so as not to block: one that nobody reads is said to be writable as long as it
+    has room for a byte, and then holds whoever writes more. As it was, it is the shell's too, and stays as it is.
+    """
     for descriptor in range(STDERR + 1):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if os.isatty(STDERR):
+        with suppress(OSError):
+            own = os.open(f"/proc/self/fd/{STDERR}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            os.dup2(own, STDERR)
+            os.close(own)
 
 
 def configure() -> None:

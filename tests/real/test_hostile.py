@@ -6,6 +6,7 @@ Whatever it is, it is an event with a reason, or a clear refusal at the start; n
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -491,4 +492,30 @@ def test_a_log_whose_reader_dies_while_the_factory_runs_costs_the_log_and_nothin
         process.stderr.close()
         process.terminate()
         assert process.wait(timeout=20) == 0
+    assert journal_of(file, "factory_stopped")
+
+
+def test_a_terminal_that_nobody_reads_costs_the_log_and_nothing_else(tmp_path: Path) -> None:
+    """As one at the other end of a connection that hangs. It is the shell's too, which must not find it changed."""
+    restless = "[layers.Safety]\nsuccess_cooldown_secs = 0.01\n"
+    file = write(tmp_path, "echo " + "x" * 100, restless)
+    master, slave = os.openpty()
+    command = [sys.executable, "-m", "darkfactory", str(file)]
+    try:
+        with subprocess.Popen(command, stderr=slave, stdin=subprocess.DEVNULL) as process:
+            try:
+                deadline = 400
+                while len(journal_of(file, "run_ended")) < 40:  # its log is several times what the terminal takes
+                    assert process.poll() is None
+                    deadline -= 1
+                    assert deadline, "it is held up"
+                    signal.sigtimedwait([], 0.05)
+                assert not fcntl.fcntl(slave, fcntl.F_GETFL) & os.O_NONBLOCK
+                process.terminate()
+                assert process.wait(timeout=20) == 0
+            finally:
+                process.kill()
+    finally:
+        os.close(master)
+        os.close(slave)
     assert journal_of(file, "factory_stopped")
