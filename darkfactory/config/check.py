@@ -1,23 +1,22 @@
 """What the types of a fleet cannot say: limits, references, and fields that must agree.
 
-The rules work on the finished value, so a fleet that a program made is held to the same ones as a fleet file. They do
-not look at the machine: whether directories exist is asked by `missing_paths`, when a command is about to use them.
+The rules work on the finished value, so a fleet that a program made is held to the same ones as a fleet file. What a
+single value may be is said in `config.values`. They do not look at the machine: what that lacks is found by
+`config.machine`, when a command is about to use it.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from zoneinfo import ZoneInfo
 
 import attrs
 
-from darkfactory.config import cron, git, limits, words
-from darkfactory.config.finding import Finding, Misfit
+from darkfactory.config import cron, git, limits, values, words
+from darkfactory.config.finding import Finding
 from darkfactory.config.lines import Keys
 from darkfactory.errors import Fault
 from darkfactory.model.fleet import (
@@ -41,18 +40,8 @@ from darkfactory.model.fleet import (
 from darkfactory.model.review import FindingKind
 from darkfactory.model.routing import folded
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
-_PROVIDER = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _URL = re.compile(r"https?://[^\s/?#@]+(/[^\s#]*)?")
 _TOKEN = re.compile("[!-~]+")
-_AGENT_MAIL = ("mcp", "httpx2")
-"""The modules of the extra."""
-_LONGEST_WORDS = 64
-"""Characters of a capability or a keyword. What is longer is a sentence, and in no text twice."""
-_LONGEST_GLOB = 256
-"""What two of them have in common takes time in proportion to the product of their lengths."""
-_RUN_MARK = "DARKFACTORY_RUN"
-"""The variable by which the launcher knows a run's processes again."""
 _DEFAULT_GRACES = (
     attrs.fields(AgentDefinition).grace_secs.default,
     attrs.fields(OrchestratorConfig).shutdown_grace_secs.default,
@@ -70,8 +59,6 @@ _INSTEAD = {
 }
 """Options that not all tools have, each with what to do where one has it not."""
 _NO_SANDBOX = "{} has no sandbox and no rules that would hold an agent to {!r}"
-_BYPASS = {"--dangerously-skip-permissions", "--permission-mode=bypassPermissions", "bypassPermissions"}
-"""Words of `args` with which claude refuses to start as root, unless IS_SANDBOX is set."""
 _NO_STRATEGY = {
     AgentLayer.CORE: "a Core agent is started by its schedule, not together with others",
     AgentLayer.GROWTH: "a Growth agent is started on demand, not together with others",
@@ -88,44 +75,6 @@ def warnings_of(config: OrchestratorConfig) -> tuple[Fault, ...]:
     return tuple(finding.fault() for finding in _oddities(config))
 
 
-def missing_paths(config: OrchestratorConfig) -> tuple[Fault, ...]:
-    """The directories that the fleet needs and this machine does not have. No fault has a line.
-
-    Looks at the disk. The paths themselves are not told: parts of them may come from the environment.
-    """
-    return tuple(finding.fault() for finding in absent(config))
-
-
-def absent(config: OrchestratorConfig) -> Iterator[Finding]:
-    """`missing_paths`, before they have lines; what is not installed; what a program refuses to do for this user."""
-    wanted: dict[Keys, Path] = {("working_dir",): config.working_dir}
-    if config.compound_review is not None:
-        wanted["compound_review", "repo_path"] = config.compound_review.repo_path
-    for keys, path in wanted.items():
-        if not _is_dir(path):
-            yield Finding(keys, "is not an existing directory", "create it, or correct the path")
-    if config.agent_mail is not None and any(find_spec(module) is None for module in _AGENT_MAIL):
-        yield Finding(("agent_mail",), "needs more than is installed", "pip install 'darkfactory[agent-mail]'")
-    in_repository = _is_dir(config.working_dir) and _has_git(config.working_dir)
-    for index, agent in enumerate(config.agents):
-        if agent.isolation is Isolation.WORKTREE and _is_dir(config.working_dir) and not in_repository:
-            yield Finding(
-                ("agents", index, "isolation"),
-                "takes a git repository, and working_dir is in none",
-                'make it one (git init, and a commit), or write isolation = "shared"',
-                reads=(("working_dir",),),
-            )
-    for index, agent in enumerate(config.agents if os.geteuid() == 0 else ()):
-        sandbox = "IS_SANDBOX" in agent.env or "IS_SANDBOX" in agent.env_pass
-        if agent.cli_tool.rpartition("/")[2] == "claude" and not _BYPASS.isdisjoint(agent.args) and not sandbox:
-            yield Finding(
-                ("agents", index, "args"),
-                "claude refuses to skip permissions for root",
-                'leave that to permissions = "full-access", or set env = { IS_SANDBOX = "1" } where that is true',
-                reads=(("agents", index, "cli_tool"),),
-            )
-
-
 def findings(config: OrchestratorConfig) -> Iterator[Finding]:
     """Every fault of a fleet, in the order of its sections."""
     yield from _top(config)
@@ -136,7 +85,7 @@ def findings(config: OrchestratorConfig) -> Iterator[Finding]:
     for name, tool in config.tools.items():
         yield from _tool(name, tool)
     for name, provider in config.providers.items():
-        yield from _provider(("providers", name), name)
+        yield from values.provider(("providers", name), name)
         yield from limits.check(("providers", name), provider)
     if config.agent_mail is not None:
         yield from _agent_mail(config.agent_mail)
@@ -191,10 +140,10 @@ def _routing_oddities(config: OrchestratorConfig) -> Iterator[Finding]:
 
 def _top(config: OrchestratorConfig) -> Iterator[Finding]:
     yield from limits.check((), config)
-    yield from _name(("name",), config.name)
-    yield from _path(("working_dir",), config.working_dir)
+    yield from values.name(("name",), config.name)
+    yield from values.path(("working_dir",), config.working_dir)
     if config.state_dir is not None:
-        yield from _path(("state_dir",), config.state_dir)
+        yield from values.path(("state_dir",), config.state_dir)
     if not config.agents:
         yield Finding(("agents",), "no agent is declared, so there is nothing to do", "add an [[agents]] table")
 
@@ -237,12 +186,12 @@ def _layers(config: OrchestratorConfig) -> Iterator[Finding]:
 def _review(review: CompoundReviewConfig, config: OrchestratorConfig) -> Iterator[Finding]:
     here = ("compound_review",)
     yield from limits.check(here, review)
-    yield from _misfit((*here, "schedule"), cron.validate, review.schedule, config.timezone)
-    yield from _path((*here, "repo_path"), review.repo_path)
-    yield from _misfit((*here, "base_branch"), git.branch, review.base_branch)
-    yield from _misfit((*here, "remote"), git.remote, review.remote)
+    yield from values.valid((*here, "schedule"), cron.validate, review.schedule, config.timezone)
+    yield from values.path((*here, "repo_path"), review.repo_path)
+    yield from values.valid((*here, "base_branch"), git.branch, review.base_branch)
+    yield from values.valid((*here, "remote"), git.remote, review.remote)
     if review.github_repo is not None:
-        yield from _misfit((*here, "github_repo"), git.github_repo, review.github_repo)
+        yield from values.valid((*here, "github_repo"), git.github_repo, review.github_repo)
     if review.gate:
         yield from _review_gate(here, review)
     if review.agent is not None:
@@ -258,11 +207,11 @@ def _review(review: CompoundReviewConfig, config: OrchestratorConfig) -> Iterato
 
 def _review_gate(here: Keys, review: CompoundReviewConfig) -> Iterator[Finding]:
     gate = (*here, "gate")
-    yield from _program((*gate, 0), review.gate[0])
+    yield from values.program((*gate, 0), review.gate[0])
     for index, word in enumerate(review.gate[1:], 1):
         if not word:
             yield Finding((*gate, index), "must not be empty", "leave it out")
-    yield from _arguments(gate, review.gate, "a shell's own variable is written without braces: $NAME")
+    yield from values.arguments(gate, review.gate, "a shell's own variable is written without braces: $NAME")
     if review.max_duration_secs <= review.gate_timeout_secs:
         most = words.number(review.gate_timeout_secs)
         yield Finding(
@@ -308,7 +257,7 @@ def _agent_mail(server: AgentMailConfig) -> Iterator[Finding]:
         yield Finding((*here, "url"), "is no address of a server", 'such as "http://127.0.0.1:8765/mcp/"')
     if server.project is not None and not server.project.strip():
         yield Finding((*here, "project"), "must not be empty", "leave it out for the path of working_dir")
-    yield from _no_nul((*here, "project"), server.project or "")
+    yield from values.text((*here, "project"), server.project or "")
     if server.token is not None and not _TOKEN.fullmatch(server.token.value):
         yield Finding((*here, "token"), "must be printable ASCII without spaces, and not empty")
     if server.timeout_secs * 4 > server.ttl_secs:
@@ -328,26 +277,16 @@ def _tool(name: str, tool: ToolConfig) -> Iterator[Finding]:
     if not tool.argv:
         yield Finding(argv, "must not be empty: its first word is the program")
     else:
-        yield from _program((*argv, 0), tool.argv[0])
-    yield from _arguments(argv, tool.argv)
+        yield from values.program((*argv, 0), tool.argv[0])
+    yield from values.arguments(argv, tool.argv)
     for key in ("success", "error", "throttle"):
         pattern = getattr(tool, key)
         if pattern is not None:
-            yield from _pattern((*here, key), pattern)
+            yield from values.pattern((*here, key), pattern)
     if tool.provider is not None:
-        yield from _provider((*here, "provider"), tool.provider)
+        yield from values.provider((*here, "provider"), tool.provider)
     if tool.jsonl is not None and not tool.jsonl.type:
         yield Finding((*here, "jsonl", "type"), "must not be empty", 'name the field of the kind: ["type"]')
-
-
-def _pattern(here: Keys, pattern: str) -> Iterator[Finding]:
-    try:
-        empty = re.compile(pattern.encode()).search(b"") is not None
-    except (re.error, RecursionError, OverflowError) as error:
-        yield Finding(here, f"is no regular expression: {error}", "see https://docs.python.org/3/library/re.html")
-    else:
-        if empty:
-            yield Finding(here, "matches every line, also an empty one", "name what such a line must hold")
 
 
 def _routing(config: OrchestratorConfig) -> Iterator[Finding]:
@@ -358,48 +297,41 @@ def _routing(config: OrchestratorConfig) -> Iterator[Finding]:
         yield Finding((*here, "fallback"), f"{words.shown(fallback)} is no agent's name", remedy, reads=(("agents",),))
     for capability, keywords in config.routing.keywords.items():
         keys = (*here, "keywords", capability)
-        yield from _words(keys, capability, "capability")
+        yield from values.few_words(keys, capability, "capability")
         if not keywords:
             yield Finding(keys, "must not be empty", "name the words that ask for it, or leave it out")
         for index, keyword in enumerate(keywords):
-            yield from _words((*keys, index), keyword, "keyword")
-
-
-def _words(keys: Keys, text: str, noun: str) -> Iterator[Finding]:
-    if not any(map(str.isalnum, text)):
-        yield Finding(keys, f"{words.shown(text)} is no {noun}: it has neither a letter nor a digit")
-    if len(text) > _LONGEST_WORDS:
-        yield Finding(keys, f"is longer than the {_LONGEST_WORDS} characters of a {noun}", "name it in a few words")
+            yield from values.few_words((*keys, index), keyword, "keyword")
 
 
 def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> Iterator[Finding]:
     yield from limits.check(here, agent)
-    yield from _name((*here, "name"), agent.name)
+    yield from values.name((*here, "name"), agent.name)
     yield from _cli_tool((*here, "cli_tool"), agent.cli_tool, config.tools)
     if not agent.task.strip():
         yield Finding((*here, "task"), "must not be empty: it is what the agent is told to do")
-    yield from _no_nul((*here, "task"), agent.task)
+    yield from values.text((*here, "task"), agent.task)
     if agent.model is not None:
-        yield from _model((*here, "model"), agent.model)
+        yield from values.model((*here, "model"), agent.model)
     if agent.resume is not None:
         if not agent.resume or agent.resume.startswith("-"):
             problem = f"{words.shown(agent.resume)} is no session's id"
             yield Finding((*here, "resume"), problem, "write the id that the tool gave it, or leave it out")
-        yield from _no_nul((*here, "resume"), agent.resume)
+        yield from values.text((*here, "resume"), agent.resume)
     yield from _options(here, agent, config.tools)
-    yield from _arguments((*here, "args"), agent.args)
+    yield from values.arguments((*here, "args"), agent.args)
     for place, capability in enumerate(agent.capabilities):
-        yield from _words((*here, "capabilities", place), capability, "capability")
+        yield from values.few_words((*here, "capabilities", place), capability, "capability")
     if agent.provider is not None:
-        yield from _provider((*here, "provider"), agent.provider)
+        yield from values.provider((*here, "provider"), agent.provider)
     if agent.fallback is not None:
         yield from _fallback(here, agent, config)
     yield from _accepts_from(here, agent, config)
     for name, secret in agent.env.items():
-        yield from _variable((*here, "env"), name, secret.value)
+        yield from values.variable((*here, "env"), name, secret.value)
     yield from _schedule(here, agent, config.timezone)
     for index, reservation in enumerate(agent.reserve):
-        yield from _glob((*here, "reserve", index, "glob"), reservation.glob)
+        yield from values.glob((*here, "reserve", index, "glob"), reservation.glob)
     if agent.warm:
         yield from _warm((*here, "warm"), agent, config.tools)
     if agent.timeout_secs is not None and agent.stall_timeout_secs >= agent.timeout_secs:
@@ -412,37 +344,15 @@ def _agent(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> It
         )
 
 
-def _glob(keys: Keys, glob: str) -> Iterator[Finding]:
-    """What no path below the working directory could match, or would not as it was meant."""
-    remedy = 'name it from working_dir on, as "src/**", "docs/*.md" or "Makefile"'
-    if not glob.strip():
-        yield Finding(keys, "must not be empty", 'write "**" for everything')
-    elif glob.startswith(("/", "~")):
-        yield Finding(keys, "must be relative to working_dir", remedy)
-    elif ".." in glob.split("/"):
-        yield Finding(keys, "must not leave working_dir: '..' is no part of a path that a glob is matched with", remedy)
-    elif "\\" in glob:
-        yield Finding(keys, "holds a backslash, which has no meaning here", "put a wildcard in brackets: [*]")
-    elif len(glob) > _LONGEST_GLOB:
-        yield Finding(keys, f"must have at most {_LONGEST_GLOB} characters, found {len(glob)}", remedy)
-    yield from _no_nul(keys, glob)
-
-
-def _provider(keys: Keys, name: str) -> Iterator[Finding]:
-    if not _PROVIDER.fullmatch(name):
-        remedy = "write it in one way everywhere: lower-case letters, digits, '.', '_' and '-', no more than 64"
-        yield Finding(keys, f"{words.shown(name)} is no key of a provider", remedy)
-
-
 def _fallback(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> Iterator[Finding]:
     keys, other = (*here, "fallback"), agent.fallen_back()
     if other.cli_tool != agent.cli_tool:
         yield from _cli_tool((*keys, "cli_tool"), other.cli_tool, config.tools)
     if other.model is not None:
-        yield from _model((*keys, "model"), other.model)
-    yield from _arguments((*keys, "args"), other.args)
+        yield from values.model((*keys, "model"), other.model)
+    yield from values.arguments((*keys, "args"), other.args)
     if other.provider is not None:
-        yield from _provider((*keys, "provider"), other.provider)
+        yield from values.provider((*keys, "provider"), other.provider)
     known = _options_of(other.cli_tool, config.tools)
     for option in _INSTEAD:
         if known is not None and option not in known and getattr(other, option) is not None:
@@ -459,12 +369,6 @@ def _fallback(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) ->
         found = f"it calls {own} too" if others == own else "it calls no provider that is known"
         remedy = "set the fallback's provider to a key of its own, whose limits are not those of the agent's"
         yield Finding(keys, f"must call another provider than the agent ({own}), and {found}", remedy)
-
-
-def _model(keys: Keys, model: str) -> Iterator[Finding]:
-    if not model:
-        yield Finding(keys, "must not be empty", "leave it out for the tool's own default")
-    yield from _no_nul(keys, model)
 
 
 def _accepts_from(here: Keys, agent: AgentDefinition, config: OrchestratorConfig) -> Iterator[Finding]:
@@ -505,7 +409,7 @@ def _lacking(tool: str, declared: Mapping[str, ToolConfig]) -> frozenset[Permiss
 def _schedule(here: Keys, agent: AgentDefinition, zone: ZoneInfo) -> Iterator[Finding]:
     keys, layer = (*here, "schedule"), (*here, "layer")
     if agent.schedule is not None:
-        yield from _misfit(keys, cron.validate, agent.schedule, zone)
+        yield from values.valid(keys, cron.validate, agent.schedule, zone)
         if agent.layer in _NO_SCHEDULE:
             why = f"{_NO_SCHEDULE[agent.layer]} and takes no schedule"
             yield Finding(keys, why, 'remove it, or make the layer "Core"', reads=(layer,))
@@ -546,23 +450,8 @@ def _duplicates(agents: tuple[AgentDefinition, ...]) -> Iterator[Finding]:
             )
 
 
-def _name(keys: Keys, name: str) -> Iterator[Finding]:
-    if not _NAME.fullmatch(name):
-        yield Finding(
-            keys,
-            f"{words.shown(name)} is not safe as a file name",
-            "write name = \"...\" with at most 64 letters, digits, '.', '_' and '-', and neither '.' nor '-' first",
-        )
-
-
-def _path(keys: Keys, path: Path) -> Iterator[Finding]:
-    if not path.is_absolute():
-        yield Finding(keys, "must be an absolute path")
-    yield from _no_nul(keys, str(path))
-
-
 def _cli_tool(keys: Keys, tool: str, declared: Mapping[str, ToolConfig]) -> Iterator[Finding]:
-    yield from _program(keys, tool)
+    yield from values.program(keys, tool)
     base = tool.rpartition("/")[2]
     if tool in declared or base in BUILTIN_TOOLS:
         return
@@ -574,66 +463,3 @@ def _cli_tool(keys: Keys, tool: str, declared: Mapping[str, ToolConfig]) -> Iter
         f"did you mean {meant!r}? or {declare}" if meant else declare,
         reads=(("tools", tool),),
     )
-
-
-def _program(keys: Keys, program: str) -> Iterator[Finding]:
-    if not program:
-        yield Finding(keys, "must not be empty: it is the program to start")
-    if program.startswith("~") or "${" in program:
-        yield Finding(keys, "'~' and '${...}' are not expanded in a program's name", "write the whole path")
-    yield from _no_nul(keys, program)
-
-
-def _arguments(
-    keys: Keys, arguments: tuple[str, ...], instead: str = "put it into the agent's env"
-) -> Iterator[Finding]:
-    for index, argument in enumerate(arguments):
-        if "${" in argument:
-            yield Finding(
-                (*keys, index),
-                "'${...}' is not expanded here: the value would be visible to everybody in ps",
-                instead,
-            )
-        yield from _no_nul((*keys, index), argument)
-
-
-def _variable(keys: Keys, name: str, value: str) -> Iterator[Finding]:
-    place = (*keys, name)
-    if not name or "=" in name or "\0" in name:
-        # What follows the '=' may be a secret that was put on the wrong side.
-        place, head = keys, re.split("[=\0]", name)[0]
-        yield Finding(place, f"{head!r}... is no variable's name: it must have a character, and neither '=' nor NUL")
-    elif name == _RUN_MARK:
-        yield Finding(place, "is set by darkfactory itself, to know the run's processes", "remove it")
-    yield from _no_nul(place, value)
-
-
-def _misfit(keys: Keys, validate: Callable[..., None], *values: object) -> Iterator[Finding]:
-    try:
-        validate(*values)
-    except Misfit as misfit:
-        yield Finding(keys, misfit.problem, misfit.remedy)
-
-
-def _no_nul(keys: Keys, text: str) -> Iterator[Finding]:
-    if "\0" in text:
-        yield Finding(keys, "holds a NUL character, which no program can be given")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        yield Finding(keys, "holds half of a surrogate pair, which no file can hold")
-
-
-def _has_git(path: Path) -> bool:
-    """Whether a directory looks like a part of a git repository; git itself is asked when a run wants a worktree."""
-    try:
-        here = path.resolve()
-        places = [directory / ".git" for directory in (here, *here.parents)]
-        return any(place.is_file() or (place / "HEAD").exists() for place in places)  # what git takes for one, mostly
-    except OSError:
-        return False
-
-
-def _is_dir(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a parent that may not be searched
-        return False

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from darkfactory.config import check, convert
+from darkfactory.config import check, convert, machine
 from darkfactory.config.finding import Finding
 from darkfactory.config.lines import Keys, key_lines, line_of
 from darkfactory.errors import ConfigError, Fault
@@ -65,7 +65,7 @@ def _parse(
     tree, lines = _read(text, file)
     tree.setdefault("name", _safe(stem))
     config, misfits = convert.build(tree, base=base, environ=environ)
-    doubts = itertools.chain(check.findings(config), check.absent(config) if paths_exist else ())
+    doubts = itertools.chain(check.findings(config), machine.absent(config) if paths_exist else ())
     found = [*misfits, *_sound(doubts, {misfit.keys for misfit in misfits})]
     if found:
         by_line = sorted(((_line(finding, lines), finding) for finding in found), key=lambda pair: pair[0])

@@ -94,33 +94,7 @@ def initial(
     for run_id, name in durable.alive.items():
         draft.record("run_ended", Severity.WARNING, run=run_id, agent=name, reason=Reason.LOST.value)
         messages.over(draft, name, run_id)
-    for (name, cause), waits in durable.pending.items():
-        if name in draft.agents and (name, cause) not in forgotten:
-            definition = draft.agents[name].definition
-            if waits.occurrence is not None and waits.attempt == 1:
-                not_before, delayed_by = _jittered(draft, name, waits.occurrence), "jitter"
-            else:
-                # what was backing off goes on to; but no longer than it could have been told to, whatever the clock did
-                layer = config.layers[definition.layer]
-                wait = min(
-                    (waits.wanted_at - when.utc).total_seconds(), layer.backoff_max_secs * (1 + layer.backoff_jitter)
-                )
-                not_before, delayed_by = when.at + wait, "backoff"
-            request = Request(
-                name,
-                cause,
-                waits.wanted_at,
-                waits.occurrence,
-                waits.attempt,
-                waits.excused,
-                not_before,
-                delayed_by,
-                until=waits.until,
-                fell_back=waits.fell_back,
-            )
-            draft.queue[request.key] = request
-            if waits.until is not None:
-                _waited_on(draft, request, waits.until, durable)
+    _wait_again(draft, durable, forgotten)
     for name, agent in draft.agents.items():
         if agent.hold is not None:
             siblings.join(draft, name)
@@ -130,6 +104,38 @@ def initial(
     if unknown:
         draft.record("state_kept", durable=False, agents=sorted(unknown), detail="no longer declared")
     return draft.done()
+
+
+def _wait_again(draft: Draft, durable: Durable, forgotten: Collection[tuple[str, Cause]]) -> None:
+    """Queue what waited when the last life ended, but for what is forgotten."""
+    config, when = draft.config, draft.when
+    for (name, cause), waits in durable.pending.items():
+        if name not in draft.agents or (name, cause) in forgotten:
+            continue
+        if waits.occurrence is not None and waits.attempt == 1:
+            not_before, delayed_by = _jittered(draft, name, waits.occurrence), "jitter"
+        else:
+            # what was backing off goes on to; but no longer than it could have been told to, whatever the clock did
+            layer = config.layers[draft.agents[name].definition.layer]
+            wait = min(
+                (waits.wanted_at - when.utc).total_seconds(), layer.backoff_max_secs * (1 + layer.backoff_jitter)
+            )
+            not_before, delayed_by = when.at + wait, "backoff"
+        request = Request(
+            name,
+            cause,
+            waits.wanted_at,
+            waits.occurrence,
+            waits.attempt,
+            waits.excused,
+            not_before,
+            delayed_by,
+            until=waits.until,
+            fell_back=waits.fell_back,
+        )
+        draft.queue[request.key] = request
+        if waits.until is not None:
+            _waited_on(draft, request, waits.until, durable)
 
 
 def _waited_on(draft: Draft, request: Request, until: datetime, durable: Durable) -> None:

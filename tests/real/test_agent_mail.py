@@ -30,7 +30,7 @@ from darkfactory import (
     Secret,
     open_factory,
 )
-from darkfactory.config import check, missing_paths
+from darkfactory.config import machine, missing_paths
 from darkfactory.devices.agent_mail import AgentMail, ServerAway, name_of, open_agent_mail, spelled
 from darkfactory.testing import CancelAtStep
 
@@ -375,7 +375,7 @@ async def test_without_the_server_nothing_that_reserves_runs_and_everything_else
 def test_a_fleet_that_needs_the_extra_is_told_so_where_it_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "find_spec", lambda _: None)
+    monkeypatch.setattr(machine, "find_spec", lambda _: None)
     agent = AgentDefinition("a", AgentLayer.GROWTH, "bash", "true")
     fleet = OrchestratorConfig(tmp_path, (agent,), agent_mail=AgentMailConfig("http://127.0.0.1:1/"))
     (fault,) = missing_paths(fleet)
