@@ -20,7 +20,7 @@ from attrs import Factory, define
 
 from darkfactory.devices import guard_program
 from darkfactory.devices.birth import ANSWER_SECS, Starter
-from darkfactory.devices.containment import MARK
+from darkfactory.devices.procfs import MARK
 
 QUIT_SECS = 2.0
 """How long the guard may take to end when it is told to; it takes a millisecond."""

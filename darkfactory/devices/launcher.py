@@ -24,7 +24,7 @@ import structlog
 import trio
 from attrs import Factory, define, frozen
 
-from darkfactory.devices import containment, threads
+from darkfactory.devices import containment, procfs, threads
 from darkfactory.devices.birth import Starter, Unborn
 from darkfactory.devices.capture import Followed, Follower
 from darkfactory.devices.cgroup import Cgroup, Cgroups
@@ -75,14 +75,14 @@ class RealLauncher:
     """The runs that are over and whose leaders live on."""
 
     def __attrs_post_init__(self) -> None:
-        for pid in containment.own_children() if self.adopts else ():  # of whoever we were before the last exec
+        for pid in procfs.own_children() if self.adopts else ():  # of whoever we were before the last exec
             self._spare(pid)
         if self.guard is not None and self.guard.pid is not None:
             self._spare(self.guard.pid)
 
     def _spare(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            self._table.strangers[pid] = containment.start_time(pid)
+            self._table.strangers[pid] = procfs.start_time(pid)
 
     async def serve(self) -> None:
         """Follow output, keep a guard, and see to orphans: runs until it is cancelled."""
@@ -146,7 +146,7 @@ class RealLauncher:
                 self._forget_orphans(set())
                 break
             for orphan in orphans:
-                containment.kill(orphan)
+                procfs.kill(orphan)
             select.select([], [], [], 0.005)
         if self.guard is not None:
             self.guard.close()
@@ -215,7 +215,7 @@ class RealLauncher:
             cgroup.remove()
         return found
 
-    def _has_former_guard(self, snapshot: containment.Snapshot) -> bool:
+    def _has_former_guard(self, snapshot: procfs.Snapshot) -> bool:
         guards = snapshot.carrying(f"{self.instance}/guard")
         return any(guard.alive and self._table.strangers.get(guard.pid) != guard.start for guard in guards)
 
@@ -226,7 +226,7 @@ class _Started:
     """A child of ours, which nobody else reaps."""
     pidfd: int
     start: int
-    """Its `containment.start_time`."""
+    """Its `procfs.start_time`."""
     files: dict[Stream, int]
     """The output files, open for reading."""
     cgroup: Cgroup | None
@@ -329,7 +329,7 @@ class RealProcess:
         return left
 
     async def memory_bytes(self) -> int | None:
-        """What the living members take, see `containment.memory_of`; None where the kernel keeps the limit."""
+        """What the living members take, see `procfs.memory_of`; None where the kernel keeps the limit."""
         if self._started.cgroup is not None and self._started.cgroup.limits_memory:
             await trio.lowlevel.checkpoint()
             return None
@@ -412,7 +412,7 @@ def _start(
                 followed[stream] = os.open(path, os.O_RDONLY)
                 undo.callback(os.close, followed[stream])
             streams = (stdin, written[Stream.STDOUT], written[Stream.STDERR])
-            env = {**spec.env, containment.MARK: marks}
+            env = {**spec.env, procfs.MARK: marks}
             cgroup, pid = None, None
             if cgroups is not None:
                 cgroup = cgroups.make(spec.run_id, spec.max_memory_bytes)
@@ -434,7 +434,7 @@ def _start(
                 _limit_open_files(pid, open_files)
             pidfd = os.pidfd_open(pid)
             undo.callback(os.close, pidfd)
-            started = _Started(pid, pidfd, containment.start_time(pid), followed, cgroup, prompting)
+            started = _Started(pid, pidfd, procfs.start_time(pid), followed, cgroup, prompting)
             undo.pop_all()
             return started
     except OSError as error:

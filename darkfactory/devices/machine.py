@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from darkfactory.devices import containment, segments, threads
+from darkfactory.devices import procfs, segments, threads
 from darkfactory.devices.agent_mail import LeaseServer
 from darkfactory.devices.cgroup import Cgroups, NoCgroup
 from darkfactory.devices.clock import CivilClock, SystemClock
@@ -157,7 +157,7 @@ def _launcher(
     adopts: bool,
     open_files: int | None,
 ) -> Iterator[tuple[RealLauncher, Contained]]:
-    outer_mark = os.environ.get(containment.MARK)
+    outer_mark = os.environ.get(procfs.MARK)
     cgroups, why = None, None
     if wanted is not Containment.GUARD:
         try:

@@ -14,7 +14,7 @@ import pytest
 import trio
 from attrs import evolve
 
-from darkfactory.devices import birth, containment
+from darkfactory.devices import birth, procfs
 from darkfactory.devices.birth import Unborn
 from darkfactory.devices.cgroup import Cgroups, NoCgroup
 from darkfactory.devices.guard import Guard
@@ -75,7 +75,7 @@ async def test_it_has_nothing_of_the_guard_but_its_parents_limits(bench):
     *lines, environ = sink.out.decode().splitlines()
     assert lines == ["0", "1", "2", "3", "SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000", str(bench.directory)]
     names = {variable.partition("=")[0] for variable in environ.split("\0") if variable}
-    assert names == {"PATH", "PWD", containment.MARK}  # the second is the shell's
+    assert names == {"PATH", "PWD", procfs.MARK}  # the second is the shell's
 
 
 def held_by(guard: Guard) -> list[str]:
@@ -122,7 +122,7 @@ async def test_what_the_kernel_will_not_run_is_a_failed_start_that_leaves_nothin
     assert str(program) in failure.value.detail
     assert not spec.stdout.exists()
     assert not (cgroups.path / spec.run_id).exists()
-    assert containment.own_children() == {bench.launcher.guard.pid}
+    assert procfs.own_children() == {bench.launcher.guard.pid}
 
 
 WRONG = [(("true", "a\0b"), {}), (("true",), {"A": "\0"}), (("true",), {"A=B": ""})]
@@ -185,7 +185,7 @@ async def test_one_born_unheard_of_is_ended_before_it_is_started_again(bench, cg
 
     monkeypatch.setattr(birth.Starter, "start", start)
     async with bench.run(bench.spec("sleep", "1000")) as (process, _):
-        assert containment.own_children() == {process.pid, bench.launcher.guard.pid}
+        assert procfs.own_children() == {process.pid, bench.launcher.guard.pid}
         assert process.pid not in born
         await condition(lambda: cgroups.all()[0].pids() == [process.pid])
 
@@ -200,7 +200,7 @@ async def test_whatever_goes_wrong_after_a_birth_ends_what_was_born(bench, cgrou
     monkeypatch.setattr(birth.Starter, "start", start)
     with pytest.raises(SpawnFailed, match="open files"):
         await bench.launcher.launch(bench.spec("sleep", "1000"), Recorder())
-    assert containment.own_children() == {bench.launcher.guard.pid}
+    assert procfs.own_children() == {bench.launcher.guard.pid}
     assert cgroups.all() == []
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from darkfactory.devices import containment
+from darkfactory.devices import procfs
 
 pytestmark = pytest.mark.real
 
@@ -323,9 +323,9 @@ def test_what_a_factory_left_that_was_killed_with_its_guard_is_ended_before_anyt
         process.send_signal(signal.SIGSTOP)  # so that it cannot start another guard
         os.waitpid(process.pid, os.WUNTRACED)
         instance = json.loads((fleet.parent / "state" / "fleet.json").read_text())["instance"]
-        (guard,) = containment.scan().carrying(f"{instance}/guard")
+        (guard,) = procfs.scan().carrying(f"{instance}/guard")
         os.kill(guard.pid, signal.SIGKILL)
-        until(lambda: not containment.scan().processes[guard.pid].alive, process)
+        until(lambda: not procfs.scan().processes[guard.pid].alive, process)
         process.kill()
         process.communicate(timeout=20)
     (first,) = journal(fleet, "run_begun")
@@ -508,7 +508,7 @@ def until_nothing_is_left(fleet: Path) -> None:
     """A factory that could not stop in order leaves the rest to its guard, which takes a moment for it."""
     instance = json.loads((fleet.parent / "state" / "fleet.json").read_text())["instance"]
     deadline = time.monotonic() + 20
-    while any(process.alive for process in containment.scan().carrying(f"{instance}/")):
+    while any(process.alive for process in procfs.scan().carrying(f"{instance}/")):
         assert time.monotonic() < deadline
         time.sleep(0.01)  # noqa: TID251 - polls other processes
 

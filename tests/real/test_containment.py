@@ -14,8 +14,9 @@ import pytest
 import trio
 import trio.testing
 
-from darkfactory.devices import containment
-from darkfactory.devices.containment import Kin, ProcessInfo, ProcessTable, Snapshot
+from darkfactory.devices import procfs
+from darkfactory.devices.containment import Kin, ProcessTable
+from darkfactory.devices.procfs import ProcessInfo, Snapshot
 
 FACTORY = f"factory-{uuid.uuid4().hex}"
 OURS = f"{FACTORY}/run"
@@ -121,14 +122,14 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 @pytest.mark.real
 def test_a_scan_tells_parent_session_start_and_marks(spawn):
     popen = spawn("sleep", "1000", mark=f"outer/x:{OURS}", start_new_session=True)
-    while popen.pid in (snapshot := containment.scan()).in_exec:
+    while popen.pid in (snapshot := procfs.scan()).in_exec:
         pass
     found = snapshot.processes[popen.pid]
     assert found == ProcessInfo(
         pid=popen.pid,
         ppid=os.getpid(),
         session=popen.pid,
-        start=containment.start_time(popen.pid),
+        start=procfs.start_time(popen.pid),
         alive=True,
         name="sleep",
         marks=("outer/x", OURS),
@@ -140,7 +141,7 @@ def test_a_scan_tells_parent_session_start_and_marks(spawn):
 def test_a_process_without_its_mark_yet_is_told_as_in_exec(spawn):
     for _ in range(100):
         popen = spawn("sleep", "1000", mark=OURS)
-        snapshot = containment.scan()
+        snapshot = procfs.scan()
         assert snapshot.processes[popen.pid].marks == (OURS,) or popen.pid in snapshot.in_exec
         popen.kill()
         popen.wait()
@@ -153,8 +154,8 @@ async def test_a_sweep_does_not_end_while_somebody_is_in_exec(monkeypatch):
         Snapshot.of([process(100, 1, None, 0, OURS)], OWN_PID),
         Snapshot.of([], OWN_PID),
     ]
-    monkeypatch.setattr(containment, "scan", lambda known: snapshots.pop(0))
-    monkeypatch.setattr(containment, "kill", lambda process: None)
+    monkeypatch.setattr(procfs, "scan", lambda known: snapshots.pop(0))
+    monkeypatch.setattr(procfs, "kill", lambda process: None)
     assert (await ProcessTable().sweep(Kin(OURS))).found == ("100 p100",)
     assert not snapshots
 
@@ -165,7 +166,7 @@ def test_a_name_may_hold_anything(spawn, name, shown):
     code = f"open('/proc/self/comm','w').write({name!r}); print('ready', flush=True); import time; time.sleep(1000)"
     popen = spawn(sys.executable, "-S", "-c", code)
     popen.stdout.readline()
-    found = containment.scan().processes[popen.pid]
+    found = procfs.scan().processes[popen.pid]
     assert (found.name, found.ppid, found.alive) == (shown, os.getpid(), True)
 
 
@@ -173,7 +174,7 @@ def test_a_name_may_hold_anything(spawn, name, shown):
 def test_a_zombie_is_not_alive(spawn):
     popen = spawn("true")
     os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT)
-    assert containment.scan().processes[popen.pid].alive is False
+    assert procfs.scan().processes[popen.pid].alive is False
 
 
 @pytest.mark.real
@@ -190,19 +191,19 @@ def test_a_process_whose_first_thread_has_ended_is_alive(spawn):
     """
     popen = spawn(sys.executable, "-c", code)
     assert popen.stdout.readline() == b"ready\n"
-    assert containment.scan().processes[popen.pid].alive is True
+    assert procfs.scan().processes[popen.pid].alive is True
 
 
 @pytest.mark.real
 def test_a_kill_spares_whoever_got_the_pid_later(spawn):
     popen = spawn("sleep", "1000")
-    found = containment.scan().processes[popen.pid]
-    containment.kill(process(popen.pid, start=found.start - 1))
+    found = procfs.scan().processes[popen.pid]
+    procfs.kill(process(popen.pid, start=found.start - 1))
     with pytest.raises(subprocess.TimeoutExpired):
         popen.wait(timeout=0.05)
-    containment.kill(found)
+    procfs.kill(found)
     assert popen.wait() == -signal.SIGKILL
-    containment.kill(found)
+    procfs.kill(found)
 
 
 @pytest.mark.real
@@ -220,7 +221,7 @@ async def test_a_sweep_ends_a_family_that_goes_on_forking(spawn):
 @pytest.mark.real
 async def test_a_sweep_names_who_is_left_at_its_limit(spawn, monkeypatch):
     popen = spawn("sleep", "1000", mark=OURS)
-    monkeypatch.setattr(containment, "kill", lambda process: None)
+    monkeypatch.setattr(procfs, "kill", lambda process: None)
     swept = await ProcessTable().sweep(Kin(OURS), limit_secs=0.02)
     assert swept.left == swept.found == (f"{popen.pid} sleep",)
 
@@ -238,14 +239,14 @@ async def test_where_we_are_a_subreaper_the_orphans_are_reaped(spawn):
         orphans = {found.pid for found in _marked(OURS)}
         assert len(orphans) == 2
         assert (await ProcessTable().sweep(Kin(OURS))).left == ()
-        assert not orphans & containment.scan().processes.keys()
+        assert not orphans & procfs.scan().processes.keys()
     finally:
         libc.prctl(set_child_subreaper, 0)
 
 
 async def test_a_scan_in_the_loop_is_shared_by_all_who_asked_before_it_began(monkeypatch):
     scans: list[int] = []
-    monkeypatch.setattr(containment, "scan", lambda known: scans.append(len(scans)) or Snapshot.of((), 1))
+    monkeypatch.setattr(procfs, "scan", lambda known: scans.append(len(scans)) or Snapshot.of((), 1))
     processes = ProcessTable()
     async with trio.open_nursery() as nursery:
         for _ in range(5):
@@ -257,14 +258,14 @@ async def test_a_scan_in_a_thread_is_shared_by_all_who_asked_before_it_began(mon
     readable, writable = os.pipe()
     scans = 0
 
-    def scan(known: containment.KnownMarks) -> int:
+    def scan(known: procfs.KnownMarks) -> int:
         nonlocal scans
         scans += 1
         number = scans
         os.read(readable, 1)
         return number
 
-    monkeypatch.setattr(containment, "scan", scan)
+    monkeypatch.setattr(procfs, "scan", scan)
     processes, got = ProcessTable(scan_secs=1.0), []
 
     async def ask() -> None:
@@ -283,10 +284,10 @@ async def test_a_scan_in_a_thread_is_shared_by_all_who_asked_before_it_began(mon
 
 
 def test_nobody_is_passed_over_but_the_kernels_own_threads(monkeypatch):
-    passed_over = containment._kernels_own()  # those of them that end meanwhile are in neither
-    found = containment.scan().processes
-    monkeypatch.setattr(containment, "_kernels_own", frozenset)
-    everybody = containment.scan().processes
+    passed_over = procfs._kernels_own()  # those of them that end meanwhile are in neither
+    found = procfs.scan().processes
+    monkeypatch.setattr(procfs, "_kernels_own", frozenset)
+    everybody = procfs.scan().processes
     missing = [everybody[pid] for pid in everybody.keys() - found.keys() if str(pid) in passed_over]
     assert all(process.ppid == 2 and not process.marks for process in missing)
     assert {os.getpid(), os.getppid()} <= found.keys()
@@ -294,18 +295,18 @@ def test_nobody_is_passed_over_but_the_kernels_own_threads(monkeypatch):
 
 def test_where_pid_2_is_a_program_its_children_are_looked_at(monkeypatch):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    monkeypatch.setattr(containment, "_KTHREADD", os.getpid())
-    containment._sees_kthreadd.cache_clear()
+    monkeypatch.setattr(procfs, "_KTHREADD", os.getpid())
+    procfs._sees_kthreadd.cache_clear()
     try:
-        assert child.pid in containment.scan().processes
+        assert child.pid in procfs.scan().processes
     finally:
         monkeypatch.undo()
-        containment._sees_kthreadd.cache_clear()
+        procfs._sees_kthreadd.cache_clear()
         child.communicate()
 
 
 def _marked(mark: str) -> list[ProcessInfo]:
-    return [found for found in containment.scan().carrying(mark) if found.alive]
+    return [found for found in procfs.scan().carrying(mark) if found.alive]
 
 
 async def _condition(holds: Callable[[], bool]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from darkfactory.devices import containment, git
+from darkfactory.devices import git, procfs
 from darkfactory.devices.git import Git, GitError
 from darkfactory.devices.launcher import RealLauncher
 
@@ -238,7 +238,7 @@ async def test_one_that_does_not_end_is_ended_with_all_that_it_started(
         await ours.run("status")
     assert caught.value.exit_code is None
     child = int((tmp_path / "child").read_text())
-    left = containment.scan().processes.get(child)
+    left = procfs.scan().processes.get(child)
     assert left is None or not left.alive
 
 

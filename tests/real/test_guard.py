@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from darkfactory.devices import containment
+from darkfactory.devices import procfs
 from darkfactory.devices.guard import Guard
 from darkfactory.devices.launcher import RealLauncher
 
@@ -120,13 +120,13 @@ def test_after_a_death_it_ends_the_marked_the_known_and_their_kin_and_nobody_els
     marked = sleeper(f":{instance}/run")
     known = sleeper("", "sh", "-c", "sleep 1000 & wait; kill -9 $$")
     strangers = [sleeper(), sleeper(f":{uuid.uuid4().hex}/run"), sleeper(f":{instance}x/run")]
-    wait_for(lambda: len(containment.scan().children.get(known.pid, ())) == 1)
-    (child,) = containment.scan().children[known.pid]
+    wait_for(lambda: len(procfs.scan().children.get(known.pid, ())) == 1)
+    (child,) = procfs.scan().children[known.pid]
     reused, forgotten = sleeper(), sleeper()
-    guard.add(known.pid, containment.start_time(known.pid))
-    guard.add(reused.pid, containment.start_time(reused.pid) - 1)
-    guard.add(forgotten.pid, containment.start_time(forgotten.pid))
-    guard.discard(forgotten.pid, containment.start_time(forgotten.pid))
+    guard.add(known.pid, procfs.start_time(known.pid))
+    guard.add(reused.pid, procfs.start_time(reused.pid) - 1)
+    guard.add(forgotten.pid, procfs.start_time(forgotten.pid))
+    guard.discard(forgotten.pid, procfs.start_time(forgotten.pid))
     dies(guard)
     assert marked.wait(20) == known.wait(20) == -9
     assert not alive(child.pid)
@@ -135,9 +135,9 @@ def test_after_a_death_it_ends_the_marked_the_known_and_their_kin_and_nobody_els
 
 def test_it_does_not_give_up_on_a_family_that_goes_on_forking(guard: Guard, instance: str, sleeper):
     sleeper(f":{instance}/run", "sh", "-c", "while :; do setsid sleep 1000 & sleep 0.002; done")
-    wait_for(lambda: len(list(containment.scan().carrying(f"{instance}/run"))) > 5)
+    wait_for(lambda: len(list(procfs.scan().carrying(f"{instance}/run"))) > 5)
     dies(guard)
-    assert [found for found in containment.scan().carrying(f"{instance}/run") if found.alive] == []
+    assert [found for found in procfs.scan().carrying(f"{instance}/run") if found.alive] == []
 
 
 def test_another_guard_of_the_instance_is_spared(guard: Guard, instance: str):
@@ -200,7 +200,7 @@ def test_one_that_does_not_listen_is_given_up(guard: Guard):
 
 def guard_of(file: Path) -> list[int]:
     instance = json.loads((file.parent / "state" / "fleet.json").read_text())["instance"]
-    return [found.pid for found in containment.scan().carrying(f"{instance}/guard") if found.alive]
+    return [found.pid for found in procfs.scan().carrying(f"{instance}/guard") if found.alive]
 
 
 def test_a_lost_guard_is_told_and_replaced_and_the_new_one_knows_all(tmp_path: Path):

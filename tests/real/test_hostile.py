@@ -24,7 +24,7 @@ import pytest
 import trio
 
 from darkfactory import AgentDefinition, AgentLayer, LayerConfig, OrchestratorConfig, ToolConfig, open_factory
-from darkfactory.devices import capture, containment, disk, launcher, runstore
+from darkfactory.devices import capture, disk, launcher, procfs, runstore
 from darkfactory.devices.birth import Unborn
 from darkfactory.devices.containment import Kin, ProcessTable
 from darkfactory.devices.statedir import StateDir
@@ -299,7 +299,7 @@ def test_a_user_who_runs_out_of_processes_recovers_and_loses_no_run() -> None:
             text=True,
             timeout=60,
             stdin=subprocess.DEVNULL,
-            env={"PATH": os.defpath, "HOME": name, containment.MARK: os.environ[containment.MARK]},
+            env={"PATH": os.defpath, "HOME": name, procfs.MARK: os.environ[procfs.MARK]},
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
@@ -316,24 +316,24 @@ async def test_a_sweep_waits_for_what_it_needs_to_look_and_to_kill(
     """Nobody is called dead because there was no descriptor to look with."""
     failures = iter([True, True, False])
     kills = iter([True, False])
-    true_scan, true_kill = containment.scan, containment.kill
+    true_scan, true_kill = procfs.scan, procfs.kill
 
     def refuse() -> None:
         raise OSError(number, os.strerror(number))
 
-    def scan(known: containment.KnownMarks) -> containment.Snapshot:
+    def scan(known: procfs.KnownMarks) -> procfs.Snapshot:
         if next(failures, False):
             refuse()
         return true_scan(known)
 
-    def kill(process: containment.ProcessInfo) -> None:
+    def kill(process: procfs.ProcessInfo) -> None:
         if next(kills, False):
             refuse()
         true_kill(process)
 
-    monkeypatch.setattr(containment, "scan", scan)
-    monkeypatch.setattr(containment, "kill", kill)
-    env = os.environ | {containment.MARK: "hostile/run"}
+    monkeypatch.setattr(procfs, "scan", scan)
+    monkeypatch.setattr(procfs, "kill", kill)
+    env = os.environ | {procfs.MARK: "hostile/run"}
     with subprocess.Popen(["sleep", "1000"], env=env, start_new_session=True) as child:  # noqa: ASYNC220
         with trio.fail_after(20):
             swept = await ProcessTable().sweep(Kin("hostile/run"))
@@ -346,7 +346,7 @@ def test_processes_that_vanish_while_they_are_read_are_no_error() -> None:
     with subprocess.Popen(["sh", "-c", storm], start_new_session=True) as process:
         try:
             for _ in range(200):
-                assert os.getpid() in containment.scan().processes
+                assert os.getpid() in procfs.scan().processes
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             wait_until_gone(process.pid)
@@ -355,7 +355,7 @@ def test_processes_that_vanish_while_they_are_read_are_no_error() -> None:
 def wait_until_gone(session: int) -> None:
     """Wait for the end of those whom only another process can wait for: a kill returns before they have died."""
     deadline = time.monotonic() + 20
-    while any(process.alive and process.session == session for process in containment.scan().processes.values()):
+    while any(process.alive and process.session == session for process in procfs.scan().processes.values()):
         assert time.monotonic() < deadline
 
 

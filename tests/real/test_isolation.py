@@ -20,7 +20,7 @@ import trio
 from attrs import evolve
 
 from darkfactory import AgentOrchestrator, OrchestratorConfig, load_config, open_factory
-from darkfactory.devices import containment, worktree_store
+from darkfactory.devices import procfs, worktree_store
 from darkfactory.devices.disk import Mounts
 from darkfactory.devices.machine import open_machine
 
@@ -222,7 +222,7 @@ def running(file: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
                 process.kill()
                 process.wait()
             instance = json.loads((file.parent / "state" / "fleet.json").read_text())["instance"]
-            until(lambda: not list(containment.scan().carrying(f"{instance}/")))
+            until(lambda: not list(procfs.scan().carrying(f"{instance}/")))
 
 
 def test_a_factory_that_is_killed_has_its_worktrees_settled_by_the_next(checkout: Checkout) -> None:
@@ -256,7 +256,7 @@ def test_a_git_that_hangs_does_not_outlive_a_factory_that_is_killed(checkout: Ch
     with running(file, PATH=f"{bin_dir}:{os.environ['PATH']}") as factory:
         until(pid.exists)
         factory.kill()
-    left = containment.scan().processes.get(int(pid.read_text()))
+    left = procfs.scan().processes.get(int(pid.read_text()))
     assert left is None or not left.alive
 
 

@@ -19,7 +19,7 @@ import trio
 import trio.testing
 from attrs import define, evolve, field
 
-from darkfactory.devices import containment
+from darkfactory.devices import containment, procfs
 from darkfactory.devices.launcher import RealLauncher, RealProcess
 from darkfactory.devices.process import LaunchSpec
 from darkfactory.errors import SpawnFailed
@@ -140,7 +140,7 @@ async def condition(holds: Callable[[], bool]) -> None:
 
 
 def alive(pid: int) -> bool:
-    found = containment.scan().processes.get(pid)
+    found = procfs.scan().processes.get(pid)
     return found is not None and found.alive
 
 
@@ -398,8 +398,8 @@ async def test_the_leader_is_reaped_by_the_drain_and_not_before(bench):
     async with bench.run(bench.spec("true")) as (process, _):
         await process.wait()
         await process.sweep()
-        assert process.pid in containment.scan().processes
-    assert process.pid not in containment.scan().processes
+        assert process.pid in procfs.scan().processes
+    assert process.pid not in procfs.scan().processes
 
 
 async def test_a_drain_that_is_cancelled_releases_everything(bench):
@@ -409,7 +409,7 @@ async def test_a_drain_that_is_cancelled_releases_everything(bench):
     with trio.move_on_after(0.05) as scope:
         await process.drain()
     assert scope.cancelled_caught
-    assert process.pid not in containment.scan().processes
+    assert process.pid not in procfs.scan().processes
     assert await process.wait() == 0
 
 
@@ -465,7 +465,7 @@ async def test_who_cannot_be_killed_is_named(bench, monkeypatch):
     async with bench.run(bench.spec(*sh("setsid sh -c 'echo ready; exec sleep 1000' & wait"))) as (process, sink):
         await sink.lines(1)
         with monkeypatch.context() as patch:
-            patch.setattr(containment, "kill", lambda found: None)
+            patch.setattr(procfs, "kill", lambda found: None)
             patch.setattr(containment.ProcessTable.sweep, "__kwdefaults__", {"limit_secs": 1.0})
             (left,) = await process.sweep()
         assert left.endswith(" sleep")
@@ -506,7 +506,7 @@ async def ghost(sink: Recorder) -> int:
     pid = int((await sink.lines(1))[0])
 
     def hidden() -> bool:
-        found = containment.scan().processes[pid]
+        found = procfs.scan().processes[pid]
         return (found.ppid, found.session, found.name, found.marks) == (os.getpid(), pid, "sleep", ())
 
     await condition(hidden)
@@ -525,7 +525,7 @@ async def test_whose_orphan_it_is_nobody_knows_so_it_lives_as_long_as_the_oldest
     async with adopting.run(adopting.spec("sleep", "1000")) as (older, _):  # noqa: SIM117
         async with adopting.run(adopting.spec(*sh(GHOST + "exit 0"))) as (process, sink):
             hidden = await ghost(sink)
-            tick = containment.start_time(hidden)
+            tick = procfs.start_time(hidden)
             younger = adopting.spec(*sh("echo; sleep 1000"))
             await condition(lambda: _now_in_ticks() > tick)
             async with adopting.run(younger) as (_, recorder):
@@ -544,11 +544,11 @@ def _now_in_ticks() -> int:
 
 async def test_dead_orphans_are_reaped_while_their_run_goes_on_and_nobody_elses_status_is_taken(adopting):
     own = await trio.lowlevel.open_process(["false"])
-    await condition(lambda: not containment.scan().processes[own.pid].alive)
+    await condition(lambda: not procfs.scan().processes[own.pid].alive)
     script = "(env -i setsid true & echo $!); sleep 1000"
     async with adopting.run(adopting.spec(*sh(script))) as (_, sink):
         orphan = int((await sink.lines(1))[0])
-        await condition(lambda: orphan not in containment.scan().processes)
+        await condition(lambda: orphan not in procfs.scan().processes)
     assert await own.wait() == 1
 
 
@@ -592,8 +592,8 @@ async def test_leftovers_of_our_instance_are_ended_and_named_and_nobody_elses(be
     ours, theirs = f"{bench.launcher.instance}/old", f"{other.instance}/old"
     await trio.run_process(sh(run % f"{outer}:{ours}" + run % f"{outer}:{theirs}"))
 
-    def sessions(mark: str) -> list[containment.ProcessInfo]:
-        snapshot = containment.scan()
+    def sessions(mark: str) -> list[procfs.ProcessInfo]:
+        snapshot = procfs.scan()
         leaders = [found for found in snapshot.carrying(mark) if found.pid == found.session]
         return [found for leader in leaders for found in snapshot.sessions[leader.pid] if found.name == "sleep"]
 

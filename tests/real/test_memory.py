@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from darkfactory import Admit, AgentDefinition, AgentLayer, Containment, OrchestratorConfig, open_factory
-from darkfactory.devices import containment
+from darkfactory.devices import procfs
 from darkfactory.devices.cgroup import Cgroup
 
 from .test_behaviours import ended
@@ -50,14 +50,14 @@ def fleet(path: Path, code: str, limit: int) -> OrchestratorConfig:
 def samples(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """What each look came to, and how many processes it was of."""
     seen: list[tuple[int, int]] = []
-    true_memory_of = containment.memory_of
+    true_memory_of = procfs.memory_of
 
     def memory_of(pids: list[int]) -> int:
         taken = true_memory_of(pids)
         seen.append((taken, len(pids)))
         return taken
 
-    monkeypatch.setattr(containment, "memory_of", memory_of)
+    monkeypatch.setattr(procfs, "memory_of", memory_of)
     return seen
 
 
@@ -98,14 +98,14 @@ async def test_a_look_waits_for_what_it_needs_to_look_with(
 ):
     """Descriptors that ran out for a moment, while a run's memory was looked at, once ended the factory."""
     failures = iter([True, True, False])
-    true_memory_of = containment.memory_of
+    true_memory_of = procfs.memory_of
 
     def memory_of(pids: list[int]) -> int:
         if next(failures, False):
             raise OSError(number, os.strerror(number))
         return true_memory_of(pids)
 
-    monkeypatch.setattr(containment, "memory_of", memory_of)
+    monkeypatch.setattr(procfs, "memory_of", memory_of)
     config = fleet(tmp_path, "import time; time.sleep(1000)", 1024 * MIB)
     with trio.fail_after(20):
         async with open_factory(config) as factory:
@@ -129,17 +129,17 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_where_shares_may_not_be_seen_the_resident_size_is_taken(sleeper: Any, monkeypatch: pytest.MonkeyPatch):
-    shares = containment.memory_of([sleeper.pid])
-    true_read = containment._read
-    monkeypatch.setattr(containment, "_read", lambda path: None if "smaps" in path else true_read(path))
-    resident = containment.memory_of([sleeper.pid])
+    shares = procfs.memory_of([sleeper.pid])
+    true_read = procfs._read
+    monkeypatch.setattr(procfs, "_read", lambda path: None if "smaps" in path else true_read(path))
+    resident = procfs.memory_of([sleeper.pid])
     assert 50 * MIB < shares < resident < 80 * MIB
 
 
 def test_who_has_gone_takes_nothing(sleeper: Any):
     sleeper.kill()
     sleeper.wait()
-    assert containment.memory_of([sleeper.pid]) == 0
+    assert procfs.memory_of([sleeper.pid]) == 0
 
 
 async def test_node_starts_under_two_gibibytes(tmp_path: Path):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from attrs import define, field
 
-from darkfactory.devices import containment
+from darkfactory.devices import procfs
 from darkfactory.devices.cgroup import Cgroups, NoCgroup, own_directory
 
 pytestmark = pytest.mark.real
@@ -106,10 +106,10 @@ class Factory:
         pids = {row: int((self.place / row).read_text()) for row in TABLES["Level cgroup"]["stop"]}
         self.until(lambda: all(comm(pid) == "sleep" for row, pid in pids.items() if row != "leader"))
         self.until(lambda: not Path(f"/proc/{pids['ghost']}/environ").read_bytes())
-        self.family = {row: (pid, containment.start_time(pid)) for row, pid in pids.items()}
+        self.family = {row: (pid, procfs.start_time(pid)) for row, pid in pids.items()}
 
     def fates(self) -> dict[str, str]:
-        table = containment.scan().processes
+        table = procfs.scan().processes
         return {
             row: "lives on" if pid in table and table[pid].start == start and table[pid].alive else "ended"
             for row, (pid, start) in self.family.items()
@@ -126,7 +126,7 @@ class Factory:
         return "".join(path.read_text() for path in self.place.glob("state/journal/*"))
 
     def guards(self) -> list[int]:
-        return [found.pid for found in containment.scan().carrying(f"{self.instance}/guard") if found.alive]
+        return [found.pid for found in procfs.scan().carrying(f"{self.instance}/guard") if found.alive]
 
     def until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20
@@ -204,7 +204,7 @@ def sigstop(factory: Factory, expected: dict[str, str]) -> None:
     os.waitpid(factory.process.pid, os.WUNTRACED)
     factory.go("")
     pid, _ = factory.family["leader"]
-    factory.until(lambda: not containment.scan().processes[pid].alive)  # it ends, and nobody notices
+    factory.until(lambda: not procfs.scan().processes[pid].alive)  # it ends, and nobody notices
     assert not factory.ended()
     assert set((factory.fates() | {"leader": "lives on"}).values()) == {"lives on"}
     factory.process.send_signal(signal.SIGCONT)
