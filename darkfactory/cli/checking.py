@@ -16,7 +16,7 @@ from rich.table import Table
 from darkfactory.cli import surroundings
 from darkfactory.config import missing_paths, warnings_of
 from darkfactory.devices.clock import SystemClock
-from darkfactory.devices.launcher import locate
+from darkfactory.devices.spawning import locate
 from darkfactory.model.fleet import AgentDefinition, CompoundReviewConfig, OrchestratorConfig
 from darkfactory.policy.schedule import Schedule
 from darkfactory.tools import tool_for

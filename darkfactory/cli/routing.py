@@ -12,7 +12,7 @@ import click
 
 from darkfactory.devices import segments
 from darkfactory.devices.clock import SystemClock
-from darkfactory.devices.launcher import locate
+from darkfactory.devices.spawning import locate
 from darkfactory.devices.statedir import journal_to_read
 from darkfactory.errors import JournalDamaged, StateDirError
 from darkfactory.model.events import Moment

@@ -7,7 +7,7 @@ on the very directories that are written to. A file system without inodes left i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from math import inf
 from pathlib import Path
 from typing import Final, Protocol
@@ -64,7 +64,7 @@ class Mounts:
             with trio.move_on_after(ANSWER_SECS):
                 everywhere = (*self.directories, working_dir)
                 room, one = await trio.to_thread.run_sync(
-                    lambda: (tightest(everywhere), _are_one(everywhere)), limiter=self._limiter, abandon_on_cancel=True
+                    _look, everywhere, limiter=self._limiter, abandon_on_cancel=True
                 )
                 if one:
                     self._one_until = working_dir, trio.current_time() + ONE_SECS
@@ -84,6 +84,10 @@ def tightest(directories: Iterable[Path]) -> Room:
     """
     rooms = [room for directory in directories if (room := _room(directory)) is not None]
     return min(rooms, key=lambda room: room.free_bytes, default=Room(0, "none of the directories is there"))
+
+
+def _look(directories: Collection[Path]) -> tuple[Room, bool]:
+    return tightest(directories), _are_one(directories)
 
 
 def _are_one(directories: Iterable[Path]) -> bool:

@@ -24,7 +24,7 @@ import pytest
 import trio
 
 from darkfactory import AgentDefinition, AgentLayer, LayerConfig, OrchestratorConfig, ToolConfig, open_factory
-from darkfactory.devices import capture, disk, launcher, procfs, runstore
+from darkfactory.devices import capture, disk, procfs, runstore, spawning
 from darkfactory.devices.birth import Unborn
 from darkfactory.devices.containment import Kin, ProcessTable
 from darkfactory.devices.statedir import StateDir
@@ -164,8 +164,8 @@ async def test_a_system_that_has_nothing_left_to_start_from_is_backed_off_from(
     with trio.fail_after(20):
         async with open_factory(fleet) as factory:
             with monkeypatch.context() as patched:
-                patched.setattr(launcher.subprocess, "Popen", refuse)
-                patched.setattr(launcher.Starter, "start", refuse_clone)
+                patched.setattr(spawning.subprocess, "Popen", refuse)
+                patched.setattr(spawning.Starter, "start", refuse_clone)
                 await factory.start("agent")
                 await factory.wait_statuses(lambda statuses: not statuses[0].running)
     line = ended(fleet)
@@ -177,7 +177,7 @@ async def test_a_system_without_threads_is_backed_off_from(tmp_path: Path, monke
     true_run = trio.to_thread.run_sync
 
     async def run_sync(function: Any, *args: Any, **options: Any) -> Any:
-        if function in {launcher._start, disk.tightest, runstore.prune}:
+        if function in {spawning.start, disk._look, runstore.prune}:
             raise RuntimeError("can't start new thread")
         return await true_run(function, *args, **options)
 
