@@ -11,14 +11,14 @@ What is not named in `darkfactory.facade` is not meant to be imported, except `d
 #   cli/        commands and tables
 #   facade.py   what a library user imports, as darkfactory.NAME
 #   testing.py  a simulated machine: scripted processes, a civil clock, a journal in memory
-#   runtime/    the Trio tasks: factory (wiring), supervisor, layers, body, agent_run, warm, scheduler, toolwatch,
+#   runtime/    the Trio tasks: factory, life (wiring), supervisor, layers, body, agent_run, warm, scheduler, toolwatch,
 #               reviewer
 #   policy/     decisions, pure: decide, reconcile, admission, routing, messages, handoff, reservations, pool, restart,
 #               siblings, limits, correction, schedule, shutdown, history; of reviews: review, findings, choice
 #   tools/      one module per command-line tool: how it is called, what its output says; verdict
 #   config/     TOML text -> OrchestratorConfig, every fault at once with its line
-#   devices/    what touches the machine: launcher, containment, capture, journal, statedir, clock, git, place,
-#               worktrees, scan, forge, github
+#   devices/    what touches the machine: launcher, spawning, containment, procfs, capture, journal, statedir, clock, git,
+#               place, worktrees, scan, forge, github
 #   model/      values: fleet, events, actions, state, signals, ends, drift, review
 #   errors.py   whose fault is it?
 #

@@ -57,8 +57,9 @@ from darkfactory.model.review import (
     ReviewOutcome,
 )
 from darkfactory.model.routing import Route, RoutedBy, RoutingConfig, RunnerUp
-from darkfactory.runtime.factory import AgentOrchestrator, Outcome, open_factory
+from darkfactory.runtime.factory import AgentOrchestrator, open_factory
 from darkfactory.runtime.handoffs import read_handoff
+from darkfactory.runtime.life import Outcome
 from darkfactory.runtime.scheduler import TimeScheduler
 from darkfactory.runtime.status import AgentStatus, ProviderStatus
 

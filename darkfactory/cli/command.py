@@ -26,7 +26,8 @@ from darkfactory.errors import (
 )
 from darkfactory.model.fleet import OrchestratorConfig
 from darkfactory.policy import shutdown
-from darkfactory.runtime.factory import AgentOrchestrator, Outcome, this_machine
+from darkfactory.runtime.factory import AgentOrchestrator, this_machine
+from darkfactory.runtime.life import Outcome
 
 FAILED = 1
 EXIT_CODES: dict[type[OrchestratorError], int] = {

@@ -40,7 +40,8 @@ from darkfactory.model.review import FAILED_NIGHTS, CompoundReviewResult, Gate, 
 from darkfactory.policy.decide import initial
 from darkfactory.policy.quoting import plain
 from darkfactory.policy.review_report import to_json
-from darkfactory.runtime.factory import AgentOrchestrator, Outcome, state_dir_of
+from darkfactory.runtime.factory import AgentOrchestrator, state_dir_of
+from darkfactory.runtime.life import Outcome
 from darkfactory.runtime.review_look import preview
 
 FAILED: Final = 1

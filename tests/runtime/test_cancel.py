@@ -81,16 +81,16 @@ async def second_life(machine: SimulatedMachine) -> None:
 
 
 @pytest.fixture
-def last_states(monkeypatch: pytest.MonkeyPatch) -> list[wiring._Life]:
+def last_states(monkeypatch: pytest.MonkeyPatch) -> list[wiring.Life]:
     """Every life of a factory, in order."""
-    lives: list[wiring._Life] = []
+    lives: list[wiring.Life] = []
 
-    class Remembered(wiring._Life):
+    class Remembered(wiring.Life):
         def __init__(self, *args: Any, **more: Any) -> None:
             super().__init__(*args, **more)
             lives.append(self)
 
-    monkeypatch.setattr(wiring, "_Life", Remembered)
+    monkeypatch.setattr(wiring, "Life", Remembered)
     return lives
 
 
@@ -145,7 +145,7 @@ def check_fold(state: State, durable: Durable, machine: SimulatedMachine) -> Non
 
 
 def test_cancelled_at_every_step_it_stops_in_order_and_goes_on_from_its_journal(
-    last_states: list[wiring._Life], in_order: Callable[[int], None]
+    last_states: list[wiring.Life], in_order: Callable[[int], None]
 ) -> None:
     async def program(machine: SimulatedMachine, cancel: CancelAtStep) -> None:
         with cancel.scope:

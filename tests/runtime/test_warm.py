@@ -215,7 +215,7 @@ async def test_a_run_that_may_not_begin_after_all_takes_its_process_with_it(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ):
     from darkfactory.model.actions import Queue
-    from darkfactory.runtime import factory as wiring
+    from darkfactory.runtime import life as wiring
 
     machine = SimulatedMachine(lambda _: STUBBORN)
     monkeypatch.setattr(wiring, "obstacle_at_start", lambda *_: Queue("throttled", "too late"))
