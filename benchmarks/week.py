@@ -15,7 +15,6 @@ from pathlib import Path
 from time import process_time
 
 import trio
-from attrs import evolve
 from common import print_table, silence
 
 import darkfactory
@@ -44,12 +43,14 @@ def fleet(agents: int) -> darkfactory.OrchestratorConfig:
     )
 
 
-def script_of(chance: random.Random) -> darkfactory.testing.Script:
-    """One run: it prints six times and mostly succeeds."""
+def script_of(chance: random.Random, *, hangs: bool) -> Script:
+    """One run: it prints six times, and mostly succeeds unless it hangs."""
     secs = chance.uniform(60, 600)
     ok = chance.random() < 0.9
     printed = tuple((secs * part / 6, b"working\n") for part in range(6))
-    return Script(secs=secs, exit_code=0 if ok else 1, output=printed, last_words=says(ok=ok, text="done"))
+    return Script(
+        secs=3600.0 if hangs else secs, exit_code=0 if ok else 1, output=printed, last_words=says(ok=ok, text="done")
+    )
 
 
 async def live(config: darkfactory.OrchestratorConfig, weeks: float) -> SimulatedMachine:
@@ -58,8 +59,7 @@ async def live(config: darkfactory.OrchestratorConfig, weeks: float) -> Simulate
 
     def script(spec: LaunchSpec) -> Script:
         number = int(spec.run_id.split("-")[1]) if spec.run_id.startswith("agent-") else 1
-        made = script_of(chance)
-        return made if number % 5 else evolve(made, secs=3600.0)
+        return script_of(chance, hangs=number % 5 == 0)
 
     machine = SimulatedMachine(script)
     on_demand = [agent.name for agent in config.agents if agent.layer is darkfactory.AgentLayer.GROWTH]

@@ -349,6 +349,9 @@ class MemoryJournal:
         """Nothing to let go of."""
 
 
+_RUNS = Path("/simulated/runs")
+
+
 class MemoryRuns:
     """Run files that exist only by name (`devices.runstore.RunStore`)."""
 
@@ -365,7 +368,7 @@ class MemoryRuns:
 
     def prepare(self, run_id: str) -> RunFiles:
         """Their names."""
-        return RunFiles.below(Path("/simulated/runs") / run_id)
+        return RunFiles.below(_RUNS / run_id)
 
     def tell(self, run_id: str, prompt: str, messages: str = "") -> None:
         """Remember the prompt and the messages."""

@@ -28,7 +28,11 @@ class Limit:
     words: str
     """What the run did, with a place for `secs`."""
     secs: float
-    lingered: bool = False
+
+    @property
+    def lingered(self) -> bool:
+        """It has said its result, and lives on."""
+        return self.rank == _LINGERS
 
     @property
     def detail(self) -> str:
@@ -37,7 +41,7 @@ class Limit:
 
 
 _Found = tuple[float, int, Reason, str, float]
-"""The fields of a limit, of which only the first one becomes it; no two have the same rank."""
+"""The fields of a limit, which only the first one becomes; no two have the same rank."""
 
 
 def next_limit(run: Run, agent: AgentDefinition, *, announces: bool) -> Limit | None:
@@ -66,8 +70,7 @@ def next_limit(run: Run, agent: AgentDefinition, *, announces: bool) -> Limit | 
         silent_since = run.since if run.last_output is None else run.last_output
         words = "was silent for stall_timeout_secs ({:g})"
         limits.append((silent_since + agent.stall_timeout_secs, 5, Reason.STALLED, words, agent.stall_timeout_secs))
-    found = min(limits)
-    return Limit(*found, lingered=found[1] == _LINGERS)
+    return Limit(*min(limits))
 
 
 def _patience(run: Run, since: float, agent: AgentDefinition) -> _Found:

@@ -138,7 +138,7 @@ class _LiveRun(Body[RunHandle]):
         await place.sender.send(RunStarted(place.sender.now(), order.run_id, self.process.pid))
         with (
             place.memory.watching(order.run_id, self.process, place.agent.max_memory_bytes),
-            place.nightwatch.watching(order.run_id, order.agent, lambda: self.intake.tally.excused),
+            place.nightwatch.watching(order.run_id, order.agent, self.intake.tally),
         ):
             self.exit_code = await self.process.wait()
 

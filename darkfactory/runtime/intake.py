@@ -105,7 +105,7 @@ class Intake:
 
     def _observe(self) -> None:
         counts = self.tally.counts()
-        if counts != NOTHING:
+        if counts is not NOTHING:
             self.observe(counts)
         for words in self.tally.troubles():
             self.trouble(words)

@@ -7,7 +7,7 @@ the supervisor's inbox, and what is done about it is decided there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, assert_never
 
@@ -25,6 +25,7 @@ from darkfactory.policy import correction
 from darkfactory.policy.drift import NightwatchMonitor
 from darkfactory.policy.quoting import plain
 from darkfactory.runtime.inbox import Sender
+from darkfactory.tools.tally import Tally
 
 AT_ONCE: Final = 20
 """So many agents are evaluated before others have their turn, in a fraction of a millisecond."""
@@ -40,8 +41,8 @@ class Nightwatch:
     state: AsyncValue[State]
     sender: Sender
     monitor: NightwatchMonitor = field(init=False)
-    _living: dict[str, tuple[str, Callable[[], bool]]] = field(factory=dict)
-    """By run id: whose it is, and whether it has a reason to be silent."""
+    _living: dict[str, tuple[str, Tally]] = field(factory=dict)
+    """By run id: whose it is, and what it has said so far."""
     _ended: dict[str, None] = field(factory=dict)
     """Agents to evaluate because a run of them has ended."""
     _any_ended: trio.Event = field(factory=trio.Event)
@@ -67,12 +68,12 @@ class Nightwatch:
         del troubles[:-TROUBLES]
 
     @contextmanager
-    def watching(self, run_id: str, agent: str, excused: Callable[[], bool]) -> Iterator[None]:
+    def watching(self, run_id: str, agent: str, tally: Tally) -> Iterator[None]:
         """Have a run looked at while the block lasts, which is as long as its leader lives.
 
-        `excused` tells whether it has a reason to be silent: it waits for its provider, or one of its tools works.
+        Its `tally` tells whether it has a reason to be silent: it waits for its provider, or one of its tools works.
         """
-        self._living[run_id] = agent, excused
+        self._living[run_id] = agent, tally
         try:
             yield
         finally:
@@ -112,10 +113,10 @@ class Nightwatch:
     def look(self) -> None:
         """Count how each living run is; for every beat."""
         now, agents = trio.current_time(), self.state.value.agents
-        for run_id, (agent, excused) in self._living.items():
+        for run_id, (agent, tally) in self._living.items():
             state = agents[agent]
             run = state.run
-            if run is not None and run.id == run_id and run.phase is Phase.RUNNING and not excused():
+            if run is not None and run.id == run_id and run.phase is Phase.RUNNING and not tally.excused:
                 silent_since = run.since if run.last_output is None else run.last_output
                 good = now - silent_since <= state.definition.stall_timeout_secs / 2
                 self.monitor.observe_health(agent, good, now)

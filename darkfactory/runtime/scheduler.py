@@ -1,7 +1,7 @@
 """The timetable: waits for cron occurrences and tells the supervisor of them.
 
-It never sleeps longer than two beats, and on waking asks the clock on the wall what is due: so a clock that was
-stepped and a machine that was suspended delay an occurrence by a minute at most.
+It sleeps until the next one, and looks with every other beat whether the clock on the wall says what it should: so one
+that was stepped, and a machine that was suspended, delay an occurrence by a minute at most.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 import trio
 
-from darkfactory.model.events import CompoundReview, Spawn
+from darkfactory.model.events import CompoundReview, Moment, Spawn
 from darkfactory.policy.schedule import Due, ScheduledAgent
 from darkfactory.runtime.beat import Beat
 from darkfactory.runtime.inbox import Sender
@@ -27,8 +27,15 @@ REVIEW: Final = ""
 """In the place of an agent's name: the compound review."""
 CLOCK_STEP_SECS: Final = 2.0
 """A difference between both clocks' advance from which on the wall's is said to have been stepped."""
+CLOCK_SLACK_SECS: Final = 0.05
+"""With a smaller one, what was to be slept is not reckoned anew."""
 
 _log = structlog.get_logger("darkfactory")
+
+
+def _apart(before: Moment, after: Moment) -> float:
+    """By how many seconds the clock on the wall has advanced further than Trio's."""
+    return (after.utc - before.utc).total_seconds() - (after.at - before.at)
 
 
 class TimeScheduler:
@@ -62,12 +69,18 @@ class TimeScheduler:
                 now = self._sender.now()
                 await self._sender.send(kind(now, occurrence=due.occurrence, first_missed=due.first_missed))
             pause = max(0.0, (self._heap[0][0] - before.utc).total_seconds()) if self._heap else inf
-            with trio.CancelScope(deadline=trio.current_time() + pause) as self._nap:
-                await self._beat.wait(LOOK_BEATS)
-            after = self._sender.now()
-            step = (after.utc - before.utc).total_seconds() - (after.at - before.at)
+            with trio.CancelScope(deadline=before.at + pause) as self._nap:
+                await self._clocks_apart(before)
+            step = _apart(before, self._sender.now())
             if abs(step) > CLOCK_STEP_SECS:
                 _log.warning("clock_stepped", secs=round(step, 1))
+
+    async def _clocks_apart(self, since: Moment) -> None:
+        """Wait until the clocks no longer agree on how long it is since then, so that it would wake at a wrong time."""
+        while True:
+            await self._beat.wait(LOOK_BEATS)
+            if abs(_apart(since, self._sender.now())) > CLOCK_SLACK_SECS:
+                return
 
     def _due(self, now: datetime) -> Iterator[Due]:
         while self._heap and self._heap[0][0] <= now:

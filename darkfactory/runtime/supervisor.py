@@ -105,6 +105,8 @@ class Supervisor:
 
     def act(self, todo: tuple[Action, ...]) -> Finish | None:
         """Do these actions in order; the last one, if it ends the factory. No checkpoint."""
+        if not todo:  # as after nearly every line that an agent prints
+            return None
         records = [action for action in todo if isinstance(action, actions.Record)]
         if records:
             durable = any(record.durable for record in records)

@@ -158,7 +158,7 @@ class Tally:
         return self.finished is not None and not self.background
 
     def counts(self) -> Counts:
-        """What came since this was called last."""
+        """What came since this was called last; `NOTHING` itself if nothing did."""
         if not self._counts:
             return NOTHING
         counts, self._counts = Counts(**self._counts), Counter()
