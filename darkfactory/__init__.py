@@ -17,8 +17,8 @@ What is not named in `darkfactory.facade` is not meant to be imported, except `d
 #               siblings, limits, correction, schedule, shutdown, history; of reviews: review, findings, choice
 #   tools/      one module per command-line tool: how it is called, what its output says; verdict
 #   config/     TOML text -> OrchestratorConfig, every fault at once with its line
-#   devices/    what touches the machine: launcher, spawning, containment, procfs, capture, journal, statedir, clock, git,
-#               place, worktrees, scan, forge, github
+#   devices/    what touches the machine: launcher, spawning, containment, procfs, capture, journal, statedir, clock,
+#               git, place, worktrees, scan, forge, github
 #   model/      values: fleet, events, actions, state, signals, ends, drift, review
 #   errors.py   whose fault is it?
 #
