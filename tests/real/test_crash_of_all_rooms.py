@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from darkfactory.devices import containment, segments
+from darkfactory.devices import procfs, segments
 
 from .repositories import ENV, Checkout
 
@@ -40,7 +40,7 @@ import attrs, trio
 from trio.testing import MockClock
 from darkfactory import load_config, open_factory
 from darkfactory.devices.containment import adopt_orphans
-from darkfactory.devices.github import PullRequest
+from darkfactory.devices.forge import PullRequest
 from darkfactory.runtime.factory import this_machine
 from darkfactory.testing import SimulatedClock, SimulatedForge
 
@@ -194,7 +194,7 @@ def live(place: Path, now: datetime, enough: Callable[[], bool], end: signal.Sig
         factory.kill()
         factory.wait()
     instance = json.loads((place / "state" / "fleet.json").read_text())["instance"]
-    until(lambda: not any(each.alive for each in containment.scan().carrying(f"{instance}/")), "somebody is left")
+    until(lambda: not any(each.alive for each in procfs.scan().carrying(f"{instance}/")), "somebody is left")
 
 
 @pytest.mark.parametrize("level", ["auto", "guard"])
