@@ -45,6 +45,11 @@ class Window:
     _used: array[int] = field(factory=lambda: array("Q"))
     """The numbers of the buckets that something was counted into, oldest first: the others need no emptying."""
 
+    @property
+    def is_good(self) -> bool:
+        """Nothing bad was counted that it has not forgotten."""
+        return not (self.sums[_ERRORS] or self.sums[_FAILURES] or self.sums[_ILL])
+
     def add(self, at: float, *counts: int, start: int = 0) -> None:
         """Count what was seen at `at`, in the order of the columns from `start` on."""
         self.move(at)
@@ -132,11 +137,10 @@ class NightwatchMonitor:
         better one is not told of by itself.
         """
         watched = self._agents.get(agent)
-        if watched is None:
+        if watched is None or (watched.evaluated == [] and watched.window.is_good):
             return None
         watched.window.move(at)
-        sums = watched.window.sums
-        held = [*sums] if sums[_ERRORS] or sums[_FAILURES] or sums[_ILL] else []
+        held = [] if watched.window.is_good else [*watched.window.sums]
         if held == watched.evaluated and not (held and watched.erred):
             return None
         watched.evaluated = held
