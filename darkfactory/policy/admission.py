@@ -79,9 +79,10 @@ def _refusal(agent: AgentState, request: Request, around: Surroundings) -> Refus
     if request.cause in (Cause.OPERATOR, Cause.REVIEW) and definition.layer is AgentLayer.SAFETY:
         return Refuse("always_on", "an agent of the Safety layer is started by the factory alone")
     limit = definition.max_runs_per_day
-    today = around.when.utc.astimezone(around.config.timezone).date()
-    if limit is not None and agent.runs_on is not None and agent.runs_on[0] == today and agent.runs_on[1] >= limit:
-        return Refuse("max_runs_per_day", f"{limit} runs were started on {today}")
+    if limit is not None and agent.runs_on is not None and agent.runs_on[1] >= limit:
+        today = around.when.utc.astimezone(around.config.timezone).date()
+        if agent.runs_on[0] == today:
+            return Refuse("max_runs_per_day", f"{limit} runs were started on {today}")
     return None
 
 

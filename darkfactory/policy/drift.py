@@ -45,16 +45,18 @@ class Window:
     _used: array[int] = field(factory=lambda: array("Q"))
     """The numbers of the buckets that something was counted into, oldest first: the others need no emptying."""
 
-    def add(self, at: float, *counts: int, start: int = 0) -> None:
-        """Count what was seen at `at`, in the order of the columns from `start` on."""
+    @property
+    def is_good(self) -> bool:
+        """Nothing bad was counted that it has not forgotten."""
+        return not (self.sums[_ERRORS] or self.sums[_FAILURES] or self.sums[_ILL])
+
+    def add(self, at: float, column: int, count: int) -> None:
+        """Count so many more in a column, seen at `at`."""
         self.move(at)
         if not self._used or self._used[-1] != self.newest:
             self._used.append(self.newest)
-        first = self.newest % BUCKETS * _COLUMNS
-        for column, count in enumerate(counts, start):
-            if count:
-                self._ring[first + column] += count
-                self.sums[column] += count
+        self._ring[self.newest % BUCKETS * _COLUMNS + column] += count
+        self.sums[column] += count
 
     def move(self, at: float) -> None:
         """Forget what has fallen out of the window by `at`. Time does not go back."""
@@ -97,13 +99,17 @@ class NightwatchMonitor:
         seen = counts.tool_calls + counts.api_calls + counts.warnings + counts.finishes + counts.lines
         errors = counts.tool_failures + counts.bad_finishes + counts.error_lines
         watched = self._watched(agent)
-        watched.window.add(at, seen, errors, counts.tool_calls, counts.tool_failures)
+        for column, count in enumerate((seen, errors, counts.tool_calls, counts.tool_failures)):
+            if count:
+                watched.window.add(at, column, count)
         watched.erred = watched.erred or errors > 0
 
     def observe_health(self, agent: str, good: bool, at: float) -> None:
         """Count the end of a run, or a look at a living one."""
         watched = self._watched(agent)
-        watched.window.add(at, 1, not good, start=_LOOKS)
+        watched.window.add(at, _LOOKS, 1)
+        if not good:
+            watched.window.add(at, _ILL, 1)
         watched.erred = watched.erred or not good
 
     def drift_score(self, agent: str, at: float) -> DriftScore:
@@ -132,11 +138,10 @@ class NightwatchMonitor:
         better one is not told of by itself.
         """
         watched = self._agents.get(agent)
-        if watched is None:
+        if watched is None or (watched.evaluated == [] and watched.window.is_good):
             return None
         watched.window.move(at)
-        sums = watched.window.sums
-        held = [*sums] if sums[_ERRORS] or sums[_FAILURES] or sums[_ILL] else []
+        held = [] if watched.window.is_good else [*watched.window.sums]
         if held == watched.evaluated and not (held and watched.erred):
             return None
         watched.evaluated = held

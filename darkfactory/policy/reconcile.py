@@ -34,7 +34,7 @@ def reconcile(draft: Draft) -> None:
         looked_at.update(touched)
         for name in touched:
             _reconcile_agent(draft, name)
-    if draft.gate_moved and draft.looked_at and draft.stopping is None:
+    if draft.gate_moved and draft.queue and draft.looked_at and draft.stopping is None:
         draft.gate_moved = False
         _pass_gate(draft, looked_at)
 

@@ -205,7 +205,7 @@ def test_a_window_holds_what_a_list_would(steps, width):
     window, past, at = Window(width), [], 1000.0
     for passed, count in steps:
         at += passed
-        window.add(at, count)
+        window.add(at, 0, count)
         past.append((at, count))
         newest = at // width
         assert window.sums[0] == sum(count for seen, count in past if seen // width > newest - BUCKETS)
