@@ -85,8 +85,8 @@ def live(config: OrchestratorConfig, life: Life, *, resume: tuple[str, ...] = ()
         adopt_orphans()
         return trio.run(_until_signalled, orchestrator, life)
     except Exception:  # ours: the factory has stopped everything in order before it let this out
-        logs.tell("darkfactory failed; its agents were stopped. This is a bug, or a disk that refuses:")
-        logs.tell(traceback.format_exc())
+        why = "darkfactory failed; its agents were stopped. This is a bug, or a disk that refuses:"
+        logs.tell(f"{why}\n{traceback.format_exc()}")
         return FAILED
 
 
@@ -121,8 +121,8 @@ async def _until_signalled(orchestrator: AgentOrchestrator, life: Life) -> int:
     if refusal is not None:
         return _told(refusal)
     assert outcome is not None
-    for process in outcome.unreaped:
-        logs.tell(f"could not be ended: {process}")
+    if outcome.unreaped:
+        logs.tell("\n".join(f"could not be ended: {process}" for process in outcome.unreaped))
     return 128 + killed_by[0] if killed_by else outcome.exit_code
 
 

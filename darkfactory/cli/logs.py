@@ -7,8 +7,10 @@ written is dropped and the factory goes on; what matters is in the journal.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
+import time
 from contextlib import suppress
 from typing import Final, TextIO, cast
 
@@ -19,11 +21,13 @@ SAFE_BYTES: Final = 4096
 """What a pipe that is said to be writable takes without blocking (PIPE_BUF on Linux; see pipe(7))."""
 
 STDERR: Final = 2
+TELL_SECS: Final = 2.0
+"""A terminal takes a few KiB at a time; one that is read has long taken a traceback by then."""
 
 
 def tell(text: str) -> None:
-    """Say something to whoever reads stderr, if somebody does; never waits for them."""
-    _Unblocking().write(f"{text}\n")
+    """Say something to whoever reads stderr, if somebody does; waits for them, but no longer than `TELL_SECS`."""
+    _Unblocking(time.monotonic() + TELL_SECS).write(f"{text}\n")
 
 
 def open_standard_streams() -> None:
@@ -70,6 +74,8 @@ class _Unblocking:
     a reader would hold it up, or end it; so what cannot be written now is counted and left out. The journal has it all.
     """
 
+    _until: float = -math.inf
+    """On the monotonic clock: till then it does wait."""
     lost: int = 0
     """Lines left out since the last one that was written."""
     _poll: select.poll = field(factory=select.poll)
@@ -88,7 +94,8 @@ class _Unblocking:
     def _write(self, data: bytes) -> bool:
         try:
             while data:
-                if not any(state & select.POLLOUT for _, state in self._poll.poll(0)):
+                patience = max(0.0, self._until - time.monotonic())
+                if not any(state & select.POLLOUT for _, state in self._poll.poll(patience * 1000)):
                     return False
                 data = data[os.write(STDERR, data[:SAFE_BYTES]) :]
         except OSError:

@@ -52,11 +52,16 @@ class Cgroup:
         with contextlib.suppress(FileNotFoundError):
             (self.path / "cgroup.kill").write_text("1")
 
+    def surely_empty(self) -> bool:
+        """Nobody is in it or below, zombies left out; False where that cannot be told."""
+        with contextlib.suppress(OSError):  # else it was removed, or no descriptor is left
+            return "populated 0" in (self.path / "cgroup.events").read_text()
+        return False
+
     def pids(self) -> list[int]:
-        """Who is in it and below, zombies left out."""
-        with contextlib.suppress(OSError):  # else it was removed, or the kernel is older than this file
-            if "populated 0" in (self.path / "cgroup.events").read_text():
-                return []
+        """Who is in it and below, zombies left out, as far as that can be told."""
+        if self.surely_empty():
+            return []
         found: list[int] = []
         for directory, _, _ in os.walk(self.path):
             with contextlib.suppress(OSError):  # removed meanwhile

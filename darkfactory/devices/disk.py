@@ -21,6 +21,8 @@ ANSWER_SECS: Final = 10.0
 """A file system (of the network, mostly) that says nothing for so long is not one to start runs on."""
 ONE_SECS: Final = 60.0
 """How long directories that were on one file system are taken to be: a look at it costs less than a thread."""
+LOCAL: Final = frozenset({"ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
+"""File systems that answer by themselves, out of memory."""
 MIN_INODES: Final = 64
 """With fewer left a file system counts as full; a run takes five."""
 
@@ -48,11 +50,12 @@ class Mounts:
     """The file systems of the state directory's rooms, and of the working directory."""
 
     directories: tuple[Path, ...]
-    """What the factory writes to; the first of them without a thread, so that one cannot hang more than it does."""
+    """What the factory writes to."""
     # of its own: a mount that hangs holds its thread for as long as it likes, and must hold up nothing else
     _limiter: trio.CapacityLimiter = Factory(lambda: trio.CapacityLimiter(1))
     _one_until: tuple[Path | None, float] = (None, -inf)
-    """With this working directory, and until then, the first stands for all: they were found on one file system."""
+    """With this working directory, and until then, the first stands for all, and is asked without a thread: they were
+    found on one file system, which is no network's, and does not hang."""
 
     async def room(self, working_dir: Path) -> Room:
         """Ask them all, in a thread, or what stands for them; see `Disk.room`."""
@@ -91,11 +94,22 @@ def _look(directories: Collection[Path]) -> tuple[Room, bool]:
 
 
 def _are_one(directories: Iterable[Path]) -> bool:
-    """Whether all of them are there, on one file system and with the same share (quota) of it. Blocks."""
+    """Whether all of them are there, on one local file system and with the same share (quota) of it. Blocks."""
     try:
-        return len({(directory.stat().st_dev, os.statvfs(directory)) for directory in directories}) == 1
+        found = {(directory.stat().st_dev, os.statvfs(directory)) for directory in directories}
+        return len(found) == 1 and all(is_local(device) for device, _ in found)
     except OSError:
         return False
+
+
+def is_local(device: int) -> bool:
+    """Whether the file system with that device number is one of `LOCAL`. OSError if the mounts cannot be read."""
+    where = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split(" ")[2] == where:
+            return after.split(" ")[0] in LOCAL
+    return False
 
 
 def _room(directory: Path) -> Room | None:

@@ -284,10 +284,13 @@ def unfit(common: Path) -> str | None:
 
 
 def shallow(common: Path) -> frozenset[str]:
-    """The commits at which a shallow clone ends, and which git takes for beginnings; none of any other repository."""
+    """The commits at which a shallow clone ends, and which git takes for beginnings; none of any other repository.
+
+    OSError where that cannot be read.
+    """
     try:
         descriptor = os.open(common / "shallow", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return frozenset()
     with open(descriptor, encoding="ascii", errors="replace") as file:  # noqa: PTH123 -- a descriptor
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -299,7 +299,7 @@ class RealProcess:
         """Kill whatever still belongs to the run; "PID NAME" of each that was alive after `SWEEP_LIMIT_SECS`."""
         self.kill()
         cgroup = self._started.cgroup
-        if cgroup is not None and not cgroup.pids():
+        if cgroup is not None and cgroup.surely_empty():
             cgroup = None  # nobody is left in it to fork another one there
         killed = cgroup is None or await _kill(cgroup)
         left = (await self._table.sweep(self._kin)).left

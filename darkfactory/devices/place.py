@@ -44,7 +44,7 @@ async def find(git: Git, directory: Path) -> Place:
     """Where a directory's repository is. NoRepository; GitError if git could not be asked."""
     await trio.lowlevel.checkpoint()
     if not _is_there(directory):
-        raise NoRepository(directory, "it is not there, or is no directory")
+        raise NoRepository(directory, "it is not there, cannot be reached, or is no directory")
     wanted = ("--git-common-dir", "--git-dir", "--is-inside-work-tree", "--show-prefix", "--show-cdup")
     asked = f" {_BETWEEN} ".join(wanted).split()
     try:

@@ -41,7 +41,8 @@ async def run_sync(work: Callable[[], T], *, limiter: trio.CapacityLimiter | Non
     except RuntimeError as error:
         if not none_left(error):
             raise
-    return work()  # noqa: ASYNC910 - to_thread.run_sync was a checkpoint
+    await trio.lowlevel.cancel_shielded_checkpoint()
+    return work()
 
 
 async def in_thread(work: Callable[[], Any]) -> Any:

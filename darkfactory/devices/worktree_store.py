@@ -100,10 +100,11 @@ class WorktreeStore:
         try:
             with opened(self.scratch) as scratch:
                 for name in os.listdir(scratch):  # noqa: PTH208 - names alone
-                    changed = os.stat(name, dir_fd=scratch, follow_symlinks=False).st_ctime
-                    if now.timestamp() - changed > _MOMENT_SECS:
-                        delete(name, scratch, [])
-        except OSError:  # there are none; or they go the next time
+                    with contextlib.suppress(OSError):  # it is gone, or goes the next time
+                        changed = os.stat(name, dir_fd=scratch, follow_symlinks=False).st_ctime
+                        if now.timestamp() - changed > _MOMENT_SECS:
+                            delete(name, scratch, [])
+        except OSError:  # there are none
             return
 
     def files(self, run_id: str) -> Path:

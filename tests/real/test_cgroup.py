@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -188,3 +189,34 @@ async def test_a_start_that_fails_leaves_no_cgroup(bench, cgroups):
     with pytest.raises(SpawnFailed, match="exists"):
         await bench.launcher.launch(spec, Recorder())
     assert not (cgroups.path / spec.run_id).exists()
+
+
+async def test_a_cgroup_is_not_taken_for_empty_because_no_descriptor_is_left_to_look(
+    bench: Bench, cgroups: Cgroups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = await bench.launcher.launch(bench.spec(*sh("env -i setsid sleep 300 & echo $! > ghost")), Recorder())
+    await process.wait()
+    ghost = int((bench.directory / "ghost").read_text())
+    assert alive(ghost)
+    refused, killing = trio.Event(), cgroup.Cgroup.kill
+
+    def kill(self: cgroup.Cgroup) -> None:
+        try:
+            killing(self)
+        except OSError:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(cgroup.Cgroup, "kill", kill)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # those that are open stay so
+    try:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(process.sweep)
+                await refused.wait()
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    await process.drain()
+    assert not alive(ghost)

@@ -131,11 +131,15 @@ async def test_for_a_while_one_directory_stands_for_all_that_are_on_its_file_sys
     assert asked == [(journal, work), (journal, work)]
 
 
-def test_file_systems_are_told_apart(tmp_path: Path, small: Path) -> None:
+def test_file_systems_are_told_apart_and_one_of_the_network_stands_for_nothing(
+    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (small / "below").mkdir()
     assert disk._are_one((small, small / "below"))
     assert not disk._are_one((small, tmp_path))
     assert not disk._are_one((small, small / "gone"))
+    monkeypatch.setattr(disk, "LOCAL", {"ext4"})
+    assert not disk._are_one((small, small / "below"))
 
 
 async def test_a_file_system_that_does_not_answer_counts_as_full(

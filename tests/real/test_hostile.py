@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -493,6 +494,24 @@ def test_a_log_whose_reader_dies_while_the_factory_runs_costs_the_log_and_nothin
         process.terminate()
         assert process.wait(timeout=20) == 0
     assert journal_of(file, "factory_stopped")
+
+
+def test_a_terminal_that_is_read_gets_the_whole_of_a_long_account() -> None:
+    program = """
+from darkfactory.cli import logs
+logs.open_standard_streams()
+logs.tell("\\n".join(f"{number:08d} " + "x" * 70 for number in range(1000)))
+"""
+    master, slave = os.openpty()
+    said = b""
+    with subprocess.Popen([sys.executable, "-c", program], stderr=slave, stdin=subprocess.DEVNULL) as process:
+        os.close(slave)
+        with suppress(OSError):  # EIO: the other end was closed
+            while part := os.read(master, 4096):
+                said += part
+        assert process.wait(timeout=20) == 0
+    os.close(master)
+    assert said.count(b"x\r\n") == 1000
 
 
 def test_a_terminal_that_nobody_reads_costs_the_log_and_nothing_else(tmp_path: Path) -> None:
