@@ -75,14 +75,17 @@ class Guard:
                 env=env,
                 start_new_session=True,
             )
+            self._pidfd = os.pidfd_open(self._popen.pid)
         except OSError:
+            if self._popen is not None:
+                self._popen.kill()
+                self._popen.wait()
             self._let_go()
             raise
         finally:
             os.close(reading)
             if taking is not None:
                 taking.close()
-        self._pidfd = os.pidfd_open(self._popen.pid)
         os.set_blocking(self._pipe, False)
         for pid, start in self._known:
             self._tell(f"+{pid} {start}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -185,6 +186,24 @@ async def test_one_that_hangs_is_not_waited_for_for_ever(guard: Guard, instance:
     monkeypatch.setattr("darkfactory.devices.launcher.FORMER_GUARD_SECS", 0.05)
     (ended,) = await RealLauncher(instance, os.environ[OUTER]).sweep_leftovers()
     assert ended.startswith(f"{guard.pid} ")
+
+
+def test_one_that_cannot_be_watched_is_not_left_behind(instance: str, monkeypatch: pytest.MonkeyPatch):
+    started: list[subprocess.Popen[bytes]] = []
+
+    def refuse(pid: int) -> int:
+        started.append(guard._popen)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    guard = Guard(instance)
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        guard.start()
+    assert guard.pid is None
+    assert started[0].returncode == -signal.SIGKILL
+    monkeypatch.undo()
+    guard.start()  # the next attempt finds nothing in its way
+    guard.close()
 
 
 def test_one_that_does_not_listen_is_given_up(guard: Guard):
