@@ -9,7 +9,9 @@ Where we are a child subreaper (`adopt_orphans`), one more sign is left to a pro
 when its parent dies it becomes our child. Which run it came from nobody can tell then, so it is ended with the last of
 the runs that were alive when it began.
 
-All of it is read from /proc (`procfs`), which takes its time, so all runs of a round share one scan.
+All of it is read from /proc (`procfs`), which takes its time, so all runs of a round share one scan; and a subreaper
+mostly needs none. What a run leaves has become its child by the time that the leader's exit is known, and if there is
+no child that it does not know, nothing was left (`left_nobody`).
 """
 
 from __future__ import annotations
@@ -112,6 +114,8 @@ class ProcessTable:
     """We are a child subreaper, and the orphans that come to us are those of runs."""
     strangers: dict[int, int] = Factory(dict)
     """Children of ours that are nobody's to end, whatever they carry: start time by pid."""
+    unseen: set[str] = Factory(set)
+    """The marks of runs that were called over without a scan since the last `end_unseen`."""
     limiter: trio.CapacityLimiter = Factory(lambda: trio.CapacityLimiter(1))
     """Its own: other work in threads must not hold up the end of a run."""
     _lock: trio.Lock = Factory(trio.Lock)
@@ -192,16 +196,46 @@ class ProcessTable:
             while alive or snapshot.in_exec:
                 for process in alive:
                     found[process.pid, process.start] = str(process)
-                    try:
-                        procfs.kill(process)
-                    except OSError as error:
-                        if error.errno not in _EXHAUSTED:  # else the next round
-                            raise
+                    _kill(process)
                 await trio.sleep(pause)
                 pause = min(pause * 2, _LAST_PAUSE_SECS)
                 snapshot = await self.snapshot()
                 alive = self._living(kin, snapshot)
         return Swept(tuple(found.values()), tuple(str(process) for process in alive))
+
+    def left_nobody(self, kin: Kin) -> bool:
+        """Whether a run whose leader has ended surely has left no descendant; to be asked before the leader is reaped.
+
+        About 50 us, no checkpoint. What carries its mark and is no descendant, since a stranger has started it with the
+        run's environment (as `at` does), is left to `end_unseen`.
+        """
+        if not self.adopts:
+            return False
+        with contextlib.suppress(OSError):  # no descriptor is left, or somebody else has reaped a child of ours
+            children = procfs.own_children()
+            # the leader is one of them, or the kernel does not tell
+            if kin.leader in children and all(map(self._is_for_ourselves, children - self._kin.keys())):
+                self.unseen.add(kin.mark)
+                return True
+        return False
+
+    def _is_for_ourselves(self, child: int) -> bool:
+        """Whether it is not of a run: what we have started for ourselves shares our session, or is known."""
+        return os.getsid(child) == os.getsid(0) or self.strangers.get(child) == procfs.start_time(child)
+
+    def end_unseen(self, snapshot: Snapshot) -> None:
+        """Kill what carries the mark of a run that was called over without a scan. No checkpoint.
+
+        Such a mark is forgotten when nobody is seen to carry it.
+        """
+        carried = set()
+        for mark in self.unseen:
+            for process in snapshot.carrying(mark):
+                if process.alive:
+                    carried.add(mark)
+                    _kill(process)
+        if not snapshot.in_exec:
+            self.unseen = carried
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
@@ -227,13 +261,22 @@ class ProcessTable:
         """Orphans that have come to us and carry no mark of ours; the dead ones are reaped. About 50 us, no checkpoint.
 
         Only known pids are ever reaped: a child that we started to wait for it is in our own session (then it is none
-        of our business), leads a run, or is being started: then nothing can be told now, and the answer is None.
+        of our business), leads a run, or is being started: then nothing can be told now, and the answer is None, as it
+        is while there are no descriptors.
         """
+        if not self.adopts:
+            return []
         if self._starting:
             return None
+        try:
+            return self._adopted()
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+        return None
+
+    def _adopted(self) -> list[ProcessInfo]:
         found: list[ProcessInfo] = []
-        if not self.adopts:
-            return found
         for pid in procfs.own_children() - self._kin.keys():
             process = procfs.look(pid)
             if process is None or not self._is_orphan(process, frozenset({os.getsid(0)})):
@@ -286,6 +329,15 @@ class ProcessTable:
 
     def _is_stranger(self, process: ProcessInfo) -> bool:
         return self.strangers.get(process.pid) == process.start
+
+
+def _kill(process: ProcessInfo) -> None:
+    """End it, or leave that to the next look where there is no descriptor for it just now."""
+    try:
+        procfs.kill(process)
+    except OSError as error:
+        if error.errno not in _EXHAUSTED:
+            raise
 
 
 def adopt_orphans() -> None:

@@ -109,6 +109,8 @@ class RealLauncher:
         """Tell the guard of orphans that have come to us; end those of runs that are over, and reap the dead."""
         while True:
             await trio.sleep(LOOK_SECS if self.cgroups is None else LOOK_IN_CGROUPS_SECS)
+            if self._table.unseen:
+                self._table.end_unseen(await self._table.snapshot())
             adopted = self._table.adopted()
             if adopted is None:
                 continue
@@ -134,12 +136,15 @@ class RealLauncher:
 
     def close(self) -> None:
         """For when all runs are over: end the orphans that are still there, and give back what `serve` took care of."""
+        if self._table.unseen:
+            with contextlib.suppress(OSError):  # without descriptors the next start finds them
+                self._table.end_unseen(procfs.scan())
         for _ in range(200):
             orphans = self._table.adopted()
-            if not orphans:
+            if orphans == []:
                 self._forget_orphans(set())
                 break
-            for orphan in orphans:
+            for orphan in orphans or ():
                 procfs.kill(orphan)
             select.select([], [], [], 0.005)
         if self.guard is not None:
@@ -226,6 +231,8 @@ class RealProcess:
     _waiting: trio.Lock = Factory(trio.Lock)
     """Trio lets one task wait for a descriptor; the others wait for that task."""
     _code: int | None = None
+    _terminated: bool = False
+    """Then others are too, as a rule, and a scan that they share costs less than a look for each."""
     _released: bool = False
     _prompting: int | None = Factory(lambda self: self._started.prompting, takes_self=True)
     """None once it has had the end of its input."""
@@ -281,6 +288,7 @@ class RealProcess:
 
     async def terminate(self) -> None:
         """Note who belongs to it (afterwards its children are nobody's), then SIGTERM and SIGCONT to its group."""
+        self._terminated = True
         self._kin.members(await self._table.snapshot())
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)  # a stopped process hears nothing until it goes on
@@ -301,6 +309,11 @@ class RealProcess:
         cgroup = self._started.cgroup
         if cgroup is not None and cgroup.surely_empty():
             cgroup = None  # nobody is left in it to fork another one there
+        by_itself = self._code is not None and not self._terminated
+        if cgroup is None and by_itself and self._table.left_nobody(self._kin):
+            await trio.lowlevel.checkpoint()
+            self._kin.over = True
+            return ()
         killed = cgroup is None or await _kill(cgroup)
         left = (await self._table.sweep(self._kin)).left
         if cgroup is not None and not left:

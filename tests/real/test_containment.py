@@ -305,6 +305,18 @@ def test_where_pid_2_is_a_program_its_children_are_looked_at(monkeypatch):
         child.communicate()
 
 
+@pytest.mark.real
+def test_children_are_told_that_are_more_than_a_page_of_the_kernels():
+    children = [subprocess.Popen(["sleep", "1000"]) for _ in range(900)]
+    try:
+        assert procfs.own_children() >= {child.pid for child in children}
+    finally:
+        for child in children:
+            child.kill()
+        for child in children:
+            child.wait()
+
+
 def _marked(mark: str) -> list[ProcessInfo]:
     return [found for found in procfs.scan().carrying(mark) if found.alive]
 

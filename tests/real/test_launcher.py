@@ -7,11 +7,12 @@ import errno
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -579,6 +580,108 @@ async def test_an_orphan_that_no_sweep_has_met_is_ended_by_the_next_look(adoptin
             await process.sweep()
             assert alive(hidden)
     await condition(lambda: not alive(hidden))
+
+
+async def test_a_look_for_orphans_waits_for_descriptors(adopting, monkeypatch):
+    refused, looking = trio.Event(), procfs.own_children
+
+    def own_children() -> set[int]:
+        try:
+            return looking()
+        except OSError:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(procfs, "own_children", own_children)
+    async with adopting.run(adopting.spec(*sh(GHOST + "exit 0"))) as (process, sink):
+        hidden = await ghost(sink)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # those that are open stay so
+        try:
+            with trio.fail_after(20):
+                await refused.wait()
+                assert not adopting.launcher._table.left_nobody(process._kin)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not alive(hidden)
+
+
+# Ends that take no scan
+
+
+@pytest.fixture
+def scans(monkeypatch) -> list[None]:
+    """One for each scan."""
+    counted: list[None] = []
+    scan = procfs.scan
+
+    def counting(*args) -> procfs.Snapshot:
+        counted.append(None)
+        return scan(*args)
+
+    monkeypatch.setattr(procfs, "scan", counting)
+    return counted
+
+
+async def test_a_subreapers_run_that_ended_by_itself_and_left_nobody_takes_no_scan(adopting, scans, monkeypatch):
+    monkeypatch.setattr("darkfactory.devices.launcher.LOOK_SECS", 1000)
+    ours = await trio.lowlevel.open_process(["sleep", "1000"])  # a child of our own is no run's
+    async with adopting.run(adopting.spec("sleep", "1000")), adopting.run(adopting.spec("true")) as (process, _):
+        await process.wait()
+        assert await process.sweep() == ()
+        assert scans == []
+    ours.kill()
+    await ours.wait()
+
+
+@pytest.mark.parametrize("left", ["sleep 1000 &", "setsid sleep 1000 &", "env -i setsid sleep 1000 &"])
+async def test_what_such_a_run_has_left_is_ended_with_it(adopting, left):
+    async with adopting.run(adopting.spec(*sh(f"{left} echo $!; exit 0"))) as (process, sink):
+        pid = int((await sink.lines(1))[0])
+        await process.wait()
+        assert await process.sweep() == ()
+        assert not alive(pid)
+
+
+async def test_a_kernel_that_does_not_tell_of_children_is_asked_for_all_processes(adopting, scans, monkeypatch):
+    monkeypatch.setattr(procfs, "own_children", set)
+    async with adopting.run(adopting.spec(*sh("setsid sleep 1000 & echo $!"))) as (process, sink):
+        pid = int((await sink.lines(1))[0])
+        await process.wait()
+        assert await process.sweep() == ()
+        assert scans
+        assert not alive(pid)
+
+
+@contextmanager
+def strangers_child(mark: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that carries a mark and is a child of nobody of ours, as a daemon's that was given an environment."""
+    parent = ["sh", "-c", "DARKFACTORY_RUN=$0 setsid sleep 1000 & echo $!; wait", mark]
+    with subprocess.Popen(parent, stdout=subprocess.PIPE, text=True) as popen:
+        assert popen.stdout is not None
+        yield popen
+        popen.kill()
+
+
+@pytest.mark.usefixtures("_subreaper")
+@pytest.mark.parametrize("at_the_end", [False, True])
+async def test_what_a_stranger_has_started_with_a_runs_mark_is_ended_by_the_next_look(
+    tmp_path, monkeypatch, at_the_end
+):
+    if at_the_end:
+        monkeypatch.setattr("darkfactory.devices.launcher.LOOK_SECS", 1000)
+    async with adopting_bench(tmp_path) as bench:
+        spec = bench.spec("true")
+        with strangers_child(f"{bench.launcher.instance}/{spec.run_id}") as stranger:
+            pid = int(stranger.stdout.readline())
+            async with bench.run(spec) as (process, _):
+                await process.wait()
+                assert await process.sweep() == ()
+            if not at_the_end:
+                await condition(lambda: not alive(pid))
+                await condition(lambda: not bench.launcher._table.unseen)
+            bench.launcher.close()
+            await condition(lambda: not alive(pid))
 
 
 # Leftovers
