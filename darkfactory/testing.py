@@ -135,7 +135,7 @@ class SimulatedClock:
         at = trio.current_time()
         if self._origin is None:
             self._origin = at
-        return self._start + timedelta(seconds=round(at - self._origin, 6))
+        return self._start + timedelta(seconds=at - self._origin)
 
     def zone(self, tz: str | None) -> tzinfo:
         """UTC, unless it is told otherwise."""
@@ -419,10 +419,13 @@ class SimulatedDisk:
 
     free_bytes: int = 1024**4
 
-    async def room(self, working_dir: Path) -> Room:  # noqa: ARG002 - the protocol's
+    async def room(self, working_dir: Path) -> Room:
         """As much as it was told."""
-        free = f"the simulated disk: {self.free_bytes} bytes are free"
-        return Room(self.free_bytes, free)  # noqa: ASYNC910 - whoever looks has just slept, or tells what was found
+        return self.room_at_once(working_dir)  # noqa: ASYNC910 - whoever looks has just slept, or tells what was found
+
+    def room_at_once(self, working_dir: Path) -> Room:  # noqa: ARG002 - the protocol's
+        """The same."""
+        return Room(self.free_bytes, f"the simulated disk: {self.free_bytes} bytes are free")
 
 
 @define(eq=False)

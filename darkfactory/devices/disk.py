@@ -44,6 +44,10 @@ class Disk(Protocol):
         """The least room on any of the file systems that are written to. A checkpoint; bounded by `ANSWER_SECS`."""
         ...
 
+    def room_at_once(self, working_dir: Path) -> Room | None:
+        """The same without waiting; None where it takes a thread."""
+        ...
+
 
 @define(eq=False)
 class Mounts:
@@ -59,10 +63,10 @@ class Mounts:
 
     async def room(self, working_dir: Path) -> Room:
         """Ask them all, in a thread, or what stands for them; see `Disk.room`."""
-        with_this, until = self._one_until
-        if working_dir == with_this and trio.current_time() < until:
+        known = self.room_at_once(working_dir)
+        if known is not None:
             await trio.lowlevel.checkpoint()
-            return tightest(self.directories[:1])
+            return known
         try:
             with trio.move_on_after(ANSWER_SECS):
                 everywhere = (*self.directories, working_dir)
@@ -78,6 +82,13 @@ class Mounts:
             await trio.lowlevel.checkpoint()
             return Room(0, "the system has no thread left to ask from")
         return Room(0, f"the file systems did not answer within {ANSWER_SECS:g} s")
+
+    def room_at_once(self, working_dir: Path) -> Room | None:
+        """Ask what stands for them all, if that is known; see `Disk.room_at_once`."""
+        with_this, until = self._one_until
+        if working_dir != with_this or trio.current_time() >= until:
+            return None
+        return tightest(self.directories[:1])
 
 
 def tightest(directories: Iterable[Path]) -> Room:

@@ -131,15 +131,20 @@ class NightwatchMonitor:
         """The drift of every agent of which something was seen."""
         return [self.drift_score(agent, at) for agent in self._agents]
 
+    def is_settled(self, agent: str) -> bool:
+        """An evaluation would find nothing and change nothing: all was good at the last one, and is."""
+        watched = self._agents.get(agent)
+        return watched is None or (watched.evaluated == [] and watched.window.is_good)
+
     def evaluate(self, agent: str, at: float) -> DriftAlert | None:
         """Take note of the agent's level; an alert when something is to be said about it.
 
         A level that was told of is told of again after `cooldown_secs`, and only if more has gone wrong since; a
         better one is not told of by itself.
         """
-        watched = self._agents.get(agent)
-        if watched is None or (watched.evaluated == [] and watched.window.is_good):
+        if self.is_settled(agent):
             return None
+        watched = self._agents[agent]
         watched.window.move(at)
         held = [] if watched.window.is_good else [*watched.window.sums]
         if held == watched.evaluated and not (held and watched.erred):

@@ -30,8 +30,9 @@ FAULTS: Final = {"died", "finished", "memory", "output_limit", "lost"}
 
 def run_id(draft: Draft, name: str, *seeds: object) -> str:
     """A new id for a run of the agent, or for a process that waits for one; `seeds` tell it from those before."""
-    utc = draft.when.utc
-    return f"{name}-{utc:%Y%m%d-%H%M%S}-{token(draft.seed, *seeds, timestamp(utc))}"
+    utc = timestamp(draft.when.utc)
+    day_and_time = utc[:19].replace("-", "").replace(":", "").replace("T", "-")
+    return f"{name}-{day_and_time}-{token(draft.seed, *seeds, utc)}"
 
 
 def look(draft: Draft, name: str) -> None:

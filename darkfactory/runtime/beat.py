@@ -1,13 +1,15 @@
-"""The beat: one timer for all that is looked at regularly.
+"""The beat: one timer for all that is looked at regularly, and that one the supervisor's.
 
-Nearly every look finds nothing, and costs less than the timer that it wakes by. So lookers wait for beats, those that
-want the same one wake together, and an idle factory wakes half a minute apart however many they are. A look that
-waits for nothing is not even woken for: the beat calls it.
+Nearly every look finds nothing, and costs less than the timer that it wakes by, or even the waking of a task. So what
+is to be looked at is asked by the beat itself, where that waits for nothing, and a task is woken where there is
+something to do. The supervisor, which wakes at its own deadlines anyway, has it beat; an idle factory wakes half a
+minute apart however much it looks at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 import trio
@@ -16,25 +18,50 @@ from attrs import define, field
 BEAT_SECS: Final = 30.0
 
 
+def always() -> bool:
+    """There is something to do at every beat."""
+    return True
+
+
+@define(eq=False)
+class _Waiting:
+    every: int
+    finds: Callable[[], bool]
+    woken: trio.Event = field(factory=trio.Event)
+
+
 @define(eq=False)
 class Beat:
-    """The timer of one factory's life."""
+    """The beat of one factory's life."""
 
     look: Callable[[], None]
-    """Called at each beat, before those that wait for it go on."""
+    """Called at each beat, before those that wait for it are asked."""
+    next_at: float = inf
+    """Trio seconds; it has not begun before that is set."""
     _count: int = 0
-    _waiting: dict[int, trio.Event] = field(factory=dict)
-    """By every how many beats they wait for."""
+    _waiting: list[_Waiting] = field(factory=list)
 
-    async def run(self) -> None:
-        """Beat, until cancelled."""
-        while True:
-            await trio.sleep(BEAT_SECS)
-            self._count += 1
-            self.look()
-            for every in [every for every in self._waiting if self._count % every == 0]:
-                self._waiting.pop(every).set()
+    def begin(self) -> None:
+        """Beat for the first time `BEAT_SECS` from now."""
+        self.next_at = trio.current_time() + BEAT_SECS
 
-    async def wait(self, every: int = 1) -> None:
-        """Wait for the next beat whose number, counted from the first, is a multiple of `every`."""
-        await self._waiting.setdefault(every, trio.Event()).wait()
+    def strike(self) -> None:
+        """Beat, and for the next time `BEAT_SECS` from now. No checkpoint."""
+        self.begin()
+        self._count += 1
+        self.look()
+        for waiting in self._waiting:
+            if self._count % waiting.every == 0 and waiting.finds():
+                waiting.woken.set()
+
+    async def wait(self, every: int = 1, finds: Callable[[], bool] = always) -> None:
+        """Wait for a beat at which `finds()`, of those whose number, counted from the first, is a multiple of `every`.
+
+        `finds` must be quick, and what it raises ends the beat.
+        """
+        waiting = _Waiting(every, finds)
+        self._waiting.append(waiting)
+        try:
+            await waiting.woken.wait()
+        finally:
+            self._waiting.remove(waiting)

@@ -15,10 +15,12 @@ import structlog
 import trio
 from trio_util import AsyncValue
 
+from darkfactory.devices.disk import Room
 from darkfactory.devices.machine import Machine
 from darkfactory.devices.runstore import Keep
 from darkfactory.model.ends import Reason
 from darkfactory.model.events import DiskChecked, WorktreesCounted
+from darkfactory.model.fleet import OrchestratorConfig
 from darkfactory.model.state import State
 from darkfactory.runtime.agent_run import settled_event
 from darkfactory.runtime.beat import Beat
@@ -38,11 +40,20 @@ async def watch_disk(state: AsyncValue[State], machine: Machine, sender: Sender,
     It looks with every beat. A run that ends badly looks for itself, at once; so what is told here is what the
     supervisor does not know yet.
     """
+    config: OrchestratorConfig = state.value.config
+
+    def is_news(room: Room) -> bool:
+        was_low: bool = state.value.disk_low is not None
+        return (room.free_bytes < config.min_free_bytes) != was_low
+
+    def finds() -> bool:
+        room = machine.disk.room_at_once(config.working_dir)
+        return room is None or is_news(room)
+
     while True:
-        await beat.wait()
-        config = state.value.config
+        await beat.wait(finds=finds)
         room = await machine.disk.room(config.working_dir)
-        if (room.free_bytes < config.min_free_bytes) != (state.value.disk_low is not None):
+        if is_news(room):
             await sender.send(DiskChecked(sender.now(), room.free_bytes, room.what))
 
 

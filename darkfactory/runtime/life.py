@@ -219,6 +219,7 @@ class Life:
                 self._answer,
                 self.nightwatch,
                 definitions,
+                self.beat,
                 self.reviewer,
             )
             await self._remember(supervisor)
@@ -228,7 +229,6 @@ class Life:
             core.start_soon(timetable.run)
             core.start_soon(definitions.run)
             core.start_soon(self.nightwatch.run)
-            core.start_soon(self.beat.run)
             core.start_soon(watch_tools, self.places, self.machine.launcher, self.sender, self.beat)
             core.start_soon(self.memory.run)
             if self.machine.leases is not None:

@@ -85,8 +85,9 @@ class Nightwatch:
             case actions.JudgeDrift():
                 if order.healthy is not None:
                     self.monitor.observe_health(order.agent, order.healthy, trio.current_time())
-                self._ended[order.agent] = None
-                self._any_ended.set()
+                if not self.monitor.is_settled(order.agent):  # nor is a task woken for those
+                    self._ended[order.agent] = None
+                    self._any_ended.set()
             case actions.ResetDrift():
                 self.monitor.reset(order.agent)
                 self._troubles.pop(order.agent, None)

@@ -70,17 +70,14 @@ class TimeScheduler:
                 await self._sender.send(kind(now, occurrence=due.occurrence, first_missed=due.first_missed))
             pause = max(0.0, (self._heap[0][0] - before.utc).total_seconds()) if self._heap else inf
             with trio.CancelScope(deadline=before.at + pause) as self._nap:
-                await self._clocks_apart(before)
+                await self._beat.wait(LOOK_BEATS, finds=partial(self._clocks_apart, before))
             step = _apart(before, self._sender.now())
             if abs(step) > CLOCK_STEP_SECS:
                 _log.warning("clock_stepped", secs=round(step, 1))
 
-    async def _clocks_apart(self, since: Moment) -> None:
-        """Wait until the clocks no longer agree on how long it is since then, so that it would wake at a wrong time."""
-        while True:
-            await self._beat.wait(LOOK_BEATS)
-            if abs(_apart(since, self._sender.now())) > CLOCK_SLACK_SECS:
-                return
+    def _clocks_apart(self, since: Moment) -> bool:
+        """The clocks no longer agree on how long it is since then: it would wake at a wrong time."""
+        return abs(_apart(since, self._sender.now())) > CLOCK_SLACK_SECS
 
     def _due(self, now: datetime) -> Iterator[Due]:
         while self._heap and self._heap[0][0] <= now:

@@ -20,8 +20,10 @@ from darkfactory.model import actions
 from darkfactory.model.actions import Action, Finish
 from darkfactory.model.events import Event, Moment, Tick
 from darkfactory.model.state import State
+from darkfactory.policy.admission import EARLY_SECS
 from darkfactory.policy.decide import decide
 from darkfactory.policy.history import durable_of, line_of, snapshot
+from darkfactory.runtime.beat import Beat
 from darkfactory.runtime.definitions import Definitions
 from darkfactory.runtime.inbox import Sender
 from darkfactory.runtime.layers import Layers
@@ -52,6 +54,7 @@ class Supervisor:
     answer: Answerer
     nightwatch: Nightwatch
     definitions: Definitions
+    beat: Beat
     reviewer: CompoundReviewWorkflow | None
     """None where the fleet has no review."""
     journalled: int = 0
@@ -64,12 +67,13 @@ class Supervisor:
 
         `clock` stamps the ticks; nothing is sent with it. An exception is a bug, or a journal that cannot be written.
         """
+        self.beat.begin()
         with inbox:
             while True:
                 finish: Finish | None = None
-                with trio.CancelScope(deadline=self.state.value.next_deadline()) as patience:
+                with trio.CancelScope(deadline=self._next_deadline()) as patience:
                     finish = await self._hear(inbox, patience)
-                finish = finish or self.step(Tick(clock.now()))
+                finish = finish or self._wake(clock.now())
                 if finish is not None:
                     with trio.move_on_after(LAST_SYNC_SECS):  # a disk that hangs must not hold up the end
                         await self.journal.wait_durable(self.journalled)
@@ -81,9 +85,21 @@ class Supervisor:
             finish = self.step(await inbox.receive())
             if finish is not None:
                 return finish
-            deadline = self.state.value.next_deadline()
+            deadline = self._next_deadline()
             if deadline != patience.deadline:  # setting it costs as much as half a decision
                 patience.deadline = deadline
+
+    def _next_deadline(self) -> float:
+        state: State = self.state.value
+        return min(state.next_deadline(), self.beat.next_at)
+
+    def _wake(self, now: Moment) -> Finish | None:
+        """A deadline has come: do what is due."""
+        if self.beat.next_at <= now.at + EARLY_SECS:
+            self.beat.strike()
+        if self.state.value.next_deadline() <= now.at + EARLY_SECS:
+            return self.step(Tick(now))
+        return None
 
     def step(self, event: Event) -> Finish | None:
         """Decide about one event and act; what the factory came to if that was its end. No checkpoint."""

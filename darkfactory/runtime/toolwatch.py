@@ -7,6 +7,7 @@ somebody installs it the agent starts without being asked.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -53,12 +54,16 @@ async def watch_tools(places: Mapping[str, Workplace], launcher: Launcher, sende
     users = {name: _Program.of(place) for name, place in places.items() if place.agent.enabled}
     fallbacks = {name: _Program.of(place.fallback) for name, place in places.items() if place.fallback is not None}
     programs = {*users.values(), *fallbacks.values()}
-    gone_before: set[_Program] | None = None
+
+    def missed() -> set[_Program]:
+        return {program for program in programs if not program.is_there(launcher)}
+
+    def missed_others_than(told: set[_Program]) -> bool:
+        return missed() != told
+
     while True:
-        gone = {program for program in programs if not program.is_there(launcher)}
-        if gone != gone_before:
-            gone_before = gone
-            missing = {name: program.missed_by(places[name]) for name, program in users.items() if program in gone}
-            without = frozenset(name for name, program in fallbacks.items() if program in gone)
-            await sender.send(ToolsChecked(sender.now(), missing, without))
-        await beat.wait(CHECK_BEATS)
+        gone = missed()
+        missing = {name: program.missed_by(places[name]) for name, program in users.items() if program in gone}
+        without = frozenset(name for name, program in fallbacks.items() if program in gone)
+        await sender.send(ToolsChecked(sender.now(), missing, without))
+        await beat.wait(CHECK_BEATS, finds=partial(missed_others_than, gone))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, assert_never
@@ -96,7 +96,7 @@ class Tally:
     """Tool calls that have not ended, by id: what was called."""
     _troubles: dict[str, None] = field(factory=dict)
     """Failures since they were last taken, in words; the last ones, each once."""
-    _counts: Counter[str] = field(factory=Counter)
+    _counts: defaultdict[str, int] = field(factory=lambda: defaultdict(int))
     """Since they were last taken: fields of `Counts`."""
 
     @property
@@ -161,7 +161,7 @@ class Tally:
         """What came since this was called last; `NOTHING` itself if nothing did."""
         if not self._counts:
             return NOTHING
-        counts, self._counts = Counts(**self._counts), Counter()
+        counts, self._counts = Counts(**self._counts), defaultdict(int)
         return counts
 
     @property

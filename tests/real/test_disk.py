@@ -123,6 +123,10 @@ async def test_for_a_while_one_directory_stands_for_all_that_are_on_its_file_sys
     for working_dir in (small, small, work, work, other):
         await mounts.room(working_dir)
     assert asked == [(journal, small), (journal, small), (journal, work), (journal,), (journal, other)]
+    asked.clear()
+    assert mounts.room_at_once(work) is None  # it was another one that they were found on one file system with
+    assert mounts.room_at_once(other) == whole_look([journal])
+    assert asked == [(journal,)]
     monkeypatch.setattr(disk, "ONE_SECS", 0)
     asked.clear()
     mounts = Mounts((journal,))

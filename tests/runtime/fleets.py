@@ -6,8 +6,11 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+import trio
+
 from darkfactory import AgentDefinition, AgentLayer, LayerConfig, OrchestratorConfig
 from darkfactory.devices.process import LaunchSpec
+from darkfactory.runtime.beat import Beat
 from darkfactory.testing import Script, SimulatedMachine
 
 STEADY = LayerConfig(backoff_jitter=0.0)
@@ -31,6 +34,14 @@ def by_agent(**scripts: Script) -> Callable[[LaunchSpec], Script]:
         return scripts[agent.replace("-", "_")]
 
     return script
+
+
+async def beating(beat: Beat) -> None:
+    """Have it beat until cancelled, as a supervisor does."""
+    beat.begin()
+    while True:
+        await trio.sleep_until(beat.next_at)
+        beat.strike()
 
 
 def secs(machine: SimulatedMachine, kind: str, **like: object) -> list[float]:

@@ -14,7 +14,7 @@ from darkfactory.runtime.beat import Beat
 from darkfactory.runtime.inbox import Sender
 from darkfactory.testing import SUCCEEDS, Script, SimulatedClock, SimulatedMachine
 
-from .fleets import fleet, secs
+from .fleets import beating, fleet, secs
 
 CORE = AgentLayer.CORE
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -27,7 +27,7 @@ def core(name: str = "nightly", schedule: str = "0 3 * * *", **fields: object) -
 def idle_beat(nursery: trio.Nursery) -> Beat:
     """One that beats as long as the nursery lives, and looks at nothing itself."""
     beat = Beat(lambda: None)
-    nursery.start_soon(beat.run)
+    nursery.start_soon(beating, beat)
     return beat
 
 
