@@ -269,6 +269,8 @@ class State:
     """A heap of (instant, agent): when an agent must be looked at next, at the latest."""
     sweep_at: float = inf
     """When every agent is looked at again, event or not."""
+    lenient_until: float = -inf
+    """Until then no run is stopped at a limit: we were held up, and what the runs did meanwhile is being read."""
     seed: int = 0
     """Makes run ids and jitter, so that one seed and one history give one future."""
     begun: int = 0

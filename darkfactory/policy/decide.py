@@ -26,6 +26,7 @@ from darkfactory.model.state import AgentState, Durable, Phase, Request, Run, St
 from darkfactory.policy import (
     admission,
     correction,
+    limits,
     messages,
     pool,
     providers,
@@ -76,8 +77,8 @@ def initial(
     for name in sorted({*durable.spent_on, *durable.blocks, *config.providers, *config.providers_in_use()}):
         spent_on = durable.spent_on.get(name, DaySpending())
         draft.providers[name] = Provider(spent_on=spent_on, block=durable.blocks.get(name))
-    for provider, limits in config.providers.items():
-        draft.rate_limits = draft.rate_limits.update_limit(provider, limits.calls_per_hour)
+    for provider, limit in config.providers.items():
+        draft.rate_limits = draft.rate_limits.update_limit(provider, limit.calls_per_hour)
     for definition in config.agents:
         ages = ((when.utc - end).total_seconds() for end in durable.bad_ends.get(definition.name, ()))
         # an end that the stepped clock puts into the future happened before now all the same
@@ -194,6 +195,10 @@ def _arm(draft: Draft, name: str, durable: Durable) -> bool:
 def decide(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
     """What the factory knows and does after `event`."""
     draft = Draft.of(state, event.when)
+    late_secs = event.when.at - state.next_deadline()
+    if late_secs > limits.HELD_UP_SECS and draft.runs:
+        draft.lenient_until = event.when.at + limits.CATCH_UP_SECS
+        draft.record("held_up", Severity.WARNING, durable=False, late_secs=round(late_secs, 1))
     match event:
         case events.Tick():
             pass

@@ -81,6 +81,7 @@ class Draft:
     worktrees: int
     wakes: list[tuple[float, str]]
     sweep_at: float
+    lenient_until: float
     seed: int
     begun: int
     posts: int

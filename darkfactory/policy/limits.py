@@ -11,6 +11,10 @@ from darkfactory.model.state import Phase, Run
 
 TOLD_SECS: Final = 5.0
 """How long a tool that is told to wait for too long is given to end by itself."""
+HELD_UP_SECS: Final = 1.0
+"""A deadline of ours that is missed by more was not missed by being busy: the process was stopped, or starved."""
+CATCH_UP_SECS: Final = 5.0
+"""How long the runs have afterwards to be heard: what they printed meanwhile, or that they have ended."""
 _LINGERS: Final = 3
 """The rank of the limit of a run that has said its result."""
 

@@ -65,10 +65,11 @@ def _hold_to_limits(draft: Draft, agent: AgentState, run: Run) -> None:
     limit = limits.next_limit(run, agent.definition, announces=announces)
     if limit is None:
         return
-    if limit.at <= draft.when.at + admission.EARLY_SECS:
+    at = max(limit.at, draft.lenient_until)
+    if at <= draft.when.at + admission.EARLY_SECS:
         stop_run(draft, run, limit.reason, limit.detail, lingered=limit.lingered)
     else:
-        draft.wake_at_limit(run.agent, limit.at)
+        draft.wake_at_limit(run.agent, at)
 
 
 def stop_run(draft: Draft, run: Run, reason: Reason, detail: str, *, lingered: bool = False) -> Run:

@@ -23,6 +23,7 @@ from darkfactory.model.signals import Counts
 from darkfactory.model.state import Phase, State
 from darkfactory.policy import correction
 from darkfactory.policy.drift import NightwatchMonitor
+from darkfactory.policy.limits import HELD_UP_SECS
 from darkfactory.policy.quoting import plain
 from darkfactory.runtime.inbox import Sender
 from darkfactory.tools.tally import Tally
@@ -114,6 +115,8 @@ class Nightwatch:
     def look(self) -> None:
         """Count how each living run is; for every beat."""
         now, agents = trio.current_time(), self.state.value.agents
+        if now < self.state.value.lenient_until or now > self.state.value.next_deadline() + HELD_UP_SECS:
+            return  # we were held up, and what they printed meanwhile is being read
         for run_id, (agent, tally) in self._living.items():
             state = agents[agent]
             run = state.run

@@ -8,7 +8,7 @@ import pytest
 
 from darkfactory.model.drift import CorrectionLevel
 from darkfactory.model.ends import ErrorClass, Reason
-from darkfactory.model.events import MemoryExceeded, OutputSeen
+from darkfactory.model.events import MemoryExceeded, OutputSeen, Tick
 from darkfactory.model.providers import Spending
 from darkfactory.model.signals import Waiting
 from darkfactory.model.state import Phase
@@ -296,3 +296,47 @@ class TestWaitingForItsProvider:
         world = begin(timeout_secs=1000.0)
         waits(world, 500, delay_secs=100.0)
         assert stopped(world) == (1010, Reason.TIMED_OUT)
+
+
+def held_up(world: World, until: float) -> None:
+    """Nobody looks before then, whatever was to be done: the factory was stopped by a signal, or starved."""
+    world.tell(Tick(moment(until)))
+
+
+def test_after_it_was_held_up_the_factory_hears_a_run_out_before_it_stops_it_for_its_silence() -> None:
+    world = begin(stall_timeout_secs=100.0)
+    world.says("it", 50)
+    held_up(world, 5000)
+    assert [record.data for record in world.kinds("held_up")] == [{"late_secs": 4940.0}]
+    assert world.stop_reason("it") is None
+    world.says("it", 5001)  # what it printed meanwhile
+    assert stopped(world) == (5101, Reason.STALLED)
+
+
+def test_after_it_was_held_up_the_factory_stops_a_run_that_really_was_silent_a_little_later() -> None:
+    world = begin(stall_timeout_secs=100.0)
+    held_up(world, 5000)
+    assert stopped(world) == (5005, Reason.STALLED)
+
+
+def test_a_run_that_ended_while_the_factory_was_held_up_is_not_over_its_timeout() -> None:
+    world = begin(timeout_secs=100.0, stall_timeout_secs=50.0)
+    world.spends("it", 5000)  # whatever comes first
+    assert world.stop_reason("it") is None
+    world.ends("it", Reason.SUCCEEDED, 5001)
+    assert not world.kinds("run_stopping")
+
+
+def test_a_run_that_outlived_its_timeout_while_the_factory_was_held_up_is_stopped_a_little_later() -> None:
+    world = begin(timeout_secs=100.0)
+    held_up(world, 5000)
+    world.says("it", 5004)
+    assert stopped(world) == (5005, Reason.TIMED_OUT)
+
+
+def test_a_deadline_that_is_missed_by_a_second_is_no_reason_for_leniency() -> None:
+    world = begin(timeout_secs=100.0)
+    world.passes(70)
+    held_up(world, 111)
+    assert world.stop_reason("it") is Reason.TIMED_OUT
+    assert not world.kinds("held_up")

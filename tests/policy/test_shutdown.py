@@ -28,6 +28,7 @@ def begin(*names: str, grace: float = 9.0, **fields: object) -> World:
         if not world.lives(name):
             world.asks(name, 1)
         world.started(name)
+    world.passes(60)
     world.shuts_down(100)
     return world
 

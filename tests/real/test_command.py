@@ -529,3 +529,34 @@ def test_without_a_home_a_state_directory_must_be_named(fleet: Path) -> None:
         assert refused.returncode == 2
         assert "--state-dir" in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+STOPPED = """
+[[agents]]
+name = "brief"
+layer = "Safety"
+cli_tool = "bash"
+task = "echo begun; until test -e stopped; do sleep 0.02; done; echo done"
+stall_timeout_secs = 3
+timeout_secs = 4
+"""
+
+
+def test_a_factory_that_was_stopped_for_a_while_holds_none_of_that_against_its_agents(tmp_path: Path) -> None:
+    talks = "while :; do echo on; touch printed; sleep 0.1; done"
+    file = write(tmp_path, talks, STOPPED)
+    file.write_text(file.read_text().replace('name = "watch"', 'name = "watch"\nstall_timeout_secs = 3'))
+    printed = tmp_path / "work" / "printed"
+    with running(file) as process:
+        until(lambda: len(journal(file, "run_started")) == 2 and printed.exists(), process)
+        process.send_signal(signal.SIGSTOP)
+        began = printed.stat().st_mtime
+        (tmp_path / "work" / "stopped").touch()
+        until(lambda: printed.stat().st_mtime > began + 5, process)  # longer than any of the limits
+        process.send_signal(signal.SIGCONT)
+        until(lambda: bool(journal(file, "run_ended")), process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    ends = {line["agent"]: line["reason"] for line in journal(file, "run_ended")}
+    assert ends == {"brief": "succeeded", "watch": "shutdown"}
+    assert len(journal(file, "held_up")) == 1

@@ -71,6 +71,19 @@ async def test_nightwatch_accumulates_from_output(autojump_clock: MockClock) -> 
         assert factory.agent_statuses()[0].health == 1.0
 
 
+async def test_an_agent_is_not_unwell_because_nobody_has_heard_it(autojump_clock: MockClock) -> None:
+    heard = tuple((float(second), b"{}\n") for second in (*range(1, 100), *range(1101, 1200)))
+    machine = SimulatedMachine(lambda _: Script(secs=math.inf, output=((0.0, STARTED), *heard)))
+    async with open_factory(fleet(watch(stall_timeout_secs=60.0)), machine=machine.open) as factory:
+        await trio.sleep(100)
+        autojump_clock.jump(1000)  # so the factory was stopped, or starved; a second later it has read what there is
+        await trio.sleep(61)
+        assert factory.agent_statuses()[0].health == 1.0
+        assert factory.agent_statuses()[0].condition == "running"
+    (held_up,) = machine.records("held_up")
+    assert held_up["late_secs"] > 900
+
+
 @pytest.mark.parametrize(
     ("percent", "level", "ended", "begun"),
     [
