@@ -177,10 +177,14 @@ class FileJournal:
                 except OSError as error:
                     if error.errno not in _FULL or not self._reserve.give_up():
                         raise
-        except OSError:
+        except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._fd, self._size)  # half a line must not become the beginning of the next
-            raise
+            raise self._named(error) from error
+
+    def _named(self, error: OSError) -> OSError:
+        """The same, which came of a descriptor, with the file's name."""
+        return OSError(error.errno, error.strerror, str(segments.path_of(self.directory, self._number)))
 
     def wants_snapshot(self, utc: datetime) -> bool:
         """A new segment is due: this one is full, or of another day, or begins with no snapshot of ours."""
@@ -237,7 +241,8 @@ class FileJournal:
             _log.warning("journal_segment_failed", detail=str(error))
             if fd >= 0:
                 os.close(fd)
-                new.unlink()
+                with suppress(OSError):  # the next attempt writes over it
+                    new.unlink()
             return False  # noqa: ASYNC910 - what failed came after the checkpoint, or was it
         os.close(self._fd)
         self._fd, self._next, self._unnamed = fd, None, True
@@ -245,7 +250,10 @@ class FileJournal:
         return True
 
     def _sync(self) -> None:
-        os.fdatasync(self._fd)
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self._named(error) from error
         if self._unnamed:
             segments.sync_directory(self.directory)
 

@@ -202,21 +202,24 @@ class WorktreeDirectories:
         """See `Worktrees.retire`. Cancelled, the next one goes on; what cannot be looked at stays, and is listed."""
         await trio.lowlevel.checkpoint()
         for record in self.store.all():
-            if record.kept is None or not record.branch.startswith(BRANCH_PREFIX) or not self._hold(record.run):
-                continue
-            try:
-                repository = await self.git.open(Path(record.common))
-                files = self.store.files(record.run)
-                left = await worktree_left.look(repository, record, files)
-                oddity = left.oddity
-                if oddity is None and left.files:
-                    oddity = await worktree_left.repository_inside(repository, files, left.tip)
-                if oddity is None and left.tip in left.ours.values():
-                    await self._remove(repository, record, {})
-            except (GitError, OSError):
-                continue
-            finally:
-                self._let_go(record.run)
+            if record.kept is not None and record.branch.startswith(BRANCH_PREFIX):
+                with suppress(GitError, OSError):
+                    await self._retire(record)
+
+    async def _retire(self, record: Record) -> None:
+        if not self._hold(record.run):
+            return  # noqa: ASYNC910 - the caller's was one
+        try:
+            repository = await self.git.open(Path(record.common))
+            files = self.store.files(record.run)
+            left = await worktree_left.look(repository, record, files)
+            oddity = left.oddity
+            if oddity is None and left.files:
+                oddity = await worktree_left.repository_inside(repository, files, left.tip)
+            if oddity is None and left.tip in left.ours.values():
+                await self._remove(repository, record, {})
+        finally:
+            self._let_go(record.run)
 
     async def check_out(self, run_id: str, commit: str) -> None:
         """See `Worktrees.check_out`; within `MAKE_SECS`."""

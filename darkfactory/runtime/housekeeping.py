@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import partial
+from traceback import format_exc
 from typing import Final
 
 import structlog
@@ -104,7 +105,7 @@ async def keep_worktrees(state: AsyncValue[State], machine: Machine, sender: Sen
         try:
             await _look_after_worktrees(state, machine, sender)
         except Exception as error:
-            _log.exception("worktrees_failed", detail=str(error))
+            _log.error("worktrees_failed", detail=str(error), exception=format_exc())
         await beat.wait()
 
 

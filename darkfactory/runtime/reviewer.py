@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
+from traceback import format_exc
 from typing import Final
 
 import structlog
@@ -111,7 +112,7 @@ class CompoundReviewWorkflow:
         except CompoundReviewFailed as failure:
             return Over(ReviewOutcome(failure.outcome), failure.detail, failure.remedy)
         except Exception as bug:
-            _log.exception("review_failed", detail=str(bug))
+            _log.error("review_failed", detail=str(bug), exception=format_exc())
             refused = isinstance(bug, OSError) or (isinstance(bug, RuntimeError) and threads.none_left(bug))
             remedy = "see that the machine has room, files and threads left" if refused else "this is a bug: report it"
             return Over(ReviewOutcome.ERROR, f"{type(bug).__name__}: {plain(str(bug))}", remedy)
@@ -122,7 +123,7 @@ class CompoundReviewWorkflow:
         try:
             await work.wind_up(why)
         except Exception as bug:
-            _log.exception("review_failed", detail=str(bug))
+            _log.error("review_failed", detail=str(bug), exception=format_exc())
 
     async def _report(self, work: Work, result: CompoundReviewResult) -> None:
         await trio.lowlevel.checkpoint()

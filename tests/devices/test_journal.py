@@ -139,6 +139,26 @@ async def test_many_who_wait_share_few_syncs(tmp_path: Path) -> None:
     assert len(contents(tmp_path)[0]) == 501
 
 
+async def test_a_line_that_is_to_be_durable_is_synced_though_nobody_waits_for_it(tmp_path: Path) -> None:
+    synced = trio.Event()
+
+    async def noting(work: Callable[[], T]) -> T:
+        synced.set()
+        return await in_place(work)
+
+    journal = opened(tmp_path, offload=noting)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.serve)
+            journal.append([line(0)], durable=False)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not synced.is_set()
+            journal.append([line(1)], durable=True)
+            await synced.wait()
+            nursery.cancel_scope.cancel()
+    journal.close()
+
+
 async def test_nobody_is_told_that_a_line_is_durable_before_a_sync_that_began_after_it(tmp_path: Path) -> None:
     gates = [trio.Event() for _ in range(3)]
     begun: list[trio.Event] = []
@@ -552,8 +572,9 @@ async def test_a_write_that_takes_a_part_is_gone_on_with(tmp_path: Path, monkeyp
     assert remembered(tmp_path) == 2
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 async def test_a_disk_that_refuses_gets_its_reserve_and_then_raises_with_nothing_half_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     journal = opened(tmp_path)
     true_write = os.write
@@ -564,10 +585,10 @@ async def test_a_disk_that_refuses_gets_its_reserve_and_then_raises_with_nothing
         if len(data) > 20:
             return true_write(fd, data[:20])  # the disk's last bytes
         refused += 1
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "write", write)
-    with capture_logs() as logs, pytest.raises(OSError, match="No space"):
+    with capture_logs() as logs, pytest.raises(OSError, match=r": '.*00000001\.jsonl'$"):
         journal.append([line(0)], durable=True)
     monkeypatch.undo()
     assert refused == RESERVE_BYTES // SLICE_BYTES + 1
@@ -592,6 +613,39 @@ async def test_a_disk_error_that_is_no_lack_of_room_is_raised_at_once(
     monkeypatch.undo()
     journal.close()
     assert (tmp_path / "reserve").stat().st_size == RESERVE_BYTES
+
+
+async def test_a_sync_that_the_disk_refuses_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = opened(tmp_path)
+    journal.append([line(0)], durable=True)
+
+    def refuse(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", refuse)
+        with pytest.raises(OSError, match=r": '.*00000001\.jsonl'$"):
+            await journal.serve()
+    journal.close()
+
+
+async def test_a_beginning_of_a_segment_that_cannot_be_removed_either_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    journal = opened(tmp_path)
+
+    def refuse(self: Path, *_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(Path, "rename", refuse)
+        patch.setattr(Path, "unlink", refuse)
+        await rotated(journal, sum_of(0))
+    assert [log["event"] for log in logs] == ["journal_segment_failed"]
+    await trio.sleep(60)
+    await rotated(journal, sum_of(1, NOON + timedelta(days=1)))
+    journal.close()
+    assert names(tmp_path) == ["00000001.jsonl", "00000002.jsonl"]
 
 
 async def test_what_was_written_to_a_file_that_was_deleted_is_never_called_durable(tmp_path: Path) -> None:

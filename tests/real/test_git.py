@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import uuid
@@ -50,6 +51,18 @@ async def test_what_it_prints_comes_back_and_nothing_is_left(ours: Git, checkout
     repository = await ours.open(checkout.path / ".git")
     assert (await repository.run("rev-parse", "HEAD")).decode().strip() == checkout.git("rev-parse", "HEAD")
     assert list(ours.scratch.iterdir()) == []
+
+
+async def test_an_output_file_that_cannot_be_removed_is_no_failure_of_git(
+    ours: Git, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = await ours.open(checkout.path / ".git")
+
+    def refused(self: Path, *, missing_ok: bool = False) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    assert (await repository.run("rev-parse", "HEAD")).decode().strip() == checkout.git("rev-parse", "HEAD")
 
 
 async def test_a_failure_says_what_git_said(ours: Git, checkout: Checkout) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
@@ -20,7 +21,7 @@ from darkfactory.devices.git import Git
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.devices.worktree_directories import WorktreeDirectories
 from darkfactory.devices.worktree_store import WorktreeStore
-from darkfactory.devices.worktrees import Settled, Worktree
+from darkfactory.devices.worktrees import Settled, Start, Worktree
 from darkfactory.errors import SpawnFailed
 from darkfactory.testing import CancelAtStep
 
@@ -1008,3 +1009,26 @@ class TestLoss:
             await device.remove(record, loss)
         assert BRANCH in checkout.branches()
         assert worktree.path.exists()
+
+
+async def test_one_reviews_worktree_that_cannot_be_had_does_not_keep_the_others_from_being_retired(
+    device: WorktreeDirectories, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [f"it-20260105-00000{number}-abcdef" for number in range(2)]
+    for run in runs:
+        head = checkout.git("rev-parse", "HEAD")
+        branch = f"darkfactory/review/{run}"
+        worktree = await device.make(run, "it", checkout.path, NOW, Start(head, "main", branch))
+        Checkout(worktree.path).commit("what it found")
+        assert (await settled(device, run)).kept is not None
+        checkout.git("merge", "--quiet", "--no-edit", branch)
+    holding = WorktreeDirectories._hold
+
+    def hold(self: WorktreeDirectories, run: str) -> bool:
+        if run == runs[0]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return holding(self, run)
+
+    monkeypatch.setattr(WorktreeDirectories, "_hold", hold)
+    await device.retire()
+    assert [record.run for record in device.store.all()] == runs[:1]

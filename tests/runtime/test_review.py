@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock
 
@@ -581,10 +582,14 @@ async def test_a_bug_in_a_review_stops_nobody_else(
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(SimulatedScanner, "scan", broken)
-    async with open_factory(reviewed(repo), machine=machine.open) as factory:
-        result = await factory.trigger_compound_review()
-        assert (result.outcome, result.detail) == (ReviewOutcome.ERROR, "ZeroDivisionError: a bug")
-        assert (await factory.trigger_compound_review()).outcome is ReviewOutcome.ERROR
+    with structlog.testing.capture_logs() as logs:
+        async with open_factory(reviewed(repo), machine=machine.open) as factory:
+            result = await factory.trigger_compound_review()
+            assert (result.outcome, result.detail) == (ReviewOutcome.ERROR, "ZeroDivisionError: a bug")
+            assert (await factory.trigger_compound_review()).outcome is ReviewOutcome.ERROR
+    (told, _) = [line for line in logs if line["event"] == "review_failed"]
+    assert told["exception"].startswith("Traceback ")
+    assert told["exception"].endswith("ZeroDivisionError: a bug\n")
 
 
 @pytest.mark.parametrize(
