@@ -20,7 +20,7 @@ import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 from functools import partial
 from time import perf_counter
 
@@ -196,7 +196,7 @@ class ProcessTable:
             while alive or snapshot.in_exec:
                 for process in alive:
                     found[process.pid, process.start] = str(process)
-                    _kill(process)
+                    kill(process)
                 await trio.sleep(pause)
                 pause = min(pause * 2, _LAST_PAUSE_SECS)
                 snapshot = await self.snapshot()
@@ -223,19 +223,30 @@ class ProcessTable:
         """Whether it is not of a run: what we have started for ourselves shares our session, or is known."""
         return os.getsid(child) == os.getsid(0) or self.strangers.get(child) == procfs.start_time(child)
 
-    def end_unseen(self, snapshot: Snapshot) -> None:
-        """Kill what carries the mark of a run that was called over without a scan. No checkpoint.
+    async def end_unseen(self) -> None:
+        """See `end_carriers`, with a scan if there are any such marks. A checkpoint."""
+        marks = frozenset(self.unseen)
+        if marks:
+            self.end_carriers(marks, await self.snapshot())
+        else:
+            await trio.lowlevel.checkpoint()
 
-        Such a mark is forgotten when nobody is seen to carry it.
+    def end_carriers(self, marks: Set[str], snapshot: Snapshot) -> None:
+        """Kill what carries one of these marks, of runs that were called over without a scan. No checkpoint.
+
+        They are forgotten when nobody is seen to carry them; for a snapshot that was begun after they were noted. A run
+        may have begun again under its mark: what waited for it has ended, and it was started afresh.
         """
+        if self._starting:
+            return
         carried = set()
-        for mark in self.unseen:
+        for mark in marks - {kin.mark for kin in self._kin.values() if not kin.over}:
             for process in snapshot.carrying(mark):
                 if process.alive:
                     carried.add(mark)
-                    _kill(process)
+                    kill(process)
         if not snapshot.in_exec:
-            self.unseen = carried
+            self.unseen -= marks - carried
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
@@ -331,7 +342,7 @@ class ProcessTable:
         return self.strangers.get(process.pid) == process.start
 
 
-def _kill(process: ProcessInfo) -> None:
+def kill(process: ProcessInfo) -> None:
     """End it, or leave that to the next look where there is no descriptor for it just now."""
     try:
         procfs.kill(process)

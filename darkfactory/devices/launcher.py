@@ -109,8 +109,7 @@ class RealLauncher:
         """Tell the guard of orphans that have come to us; end those of runs that are over, and reap the dead."""
         while True:
             await trio.sleep(LOOK_SECS if self.cgroups is None else LOOK_IN_CGROUPS_SECS)
-            if self._table.unseen:
-                self._table.end_unseen(await self._table.snapshot())
+            await self._table.end_unseen()
             adopted = self._table.adopted()
             if adopted is None:
                 continue
@@ -136,16 +135,16 @@ class RealLauncher:
 
     def close(self) -> None:
         """For when all runs are over: end the orphans that are still there, and give back what `serve` took care of."""
-        if self._table.unseen:
-            with contextlib.suppress(OSError):  # without descriptors the next start finds them
-                self._table.end_unseen(procfs.scan())
         for _ in range(200):
+            if self._table.unseen:
+                with contextlib.suppress(OSError):  # there may be descriptors the next time
+                    self._table.end_carriers(frozenset(self._table.unseen), procfs.scan())
             orphans = self._table.adopted()
-            if orphans == []:
+            if orphans == [] and not self._table.unseen:
                 self._forget_orphans(set())
                 break
             for orphan in orphans or ():
-                procfs.kill(orphan)
+                containment.kill(orphan)
             select.select([], [], [], 0.005)
         if self.guard is not None:
             self.guard.close()

@@ -197,8 +197,10 @@ def kill(process: ProcessInfo) -> None:
     """SIGKILL exactly this process; nothing happens when it has ended, though its pid may have a new owner."""
     try:
         pidfd = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return
+    except OSError as error:
+        if error.errno in (errno.ESRCH, errno.EINVAL):  # EINVAL: of it there is its session's number left, or a thread
+            return
+        raise
     try:
         # The descriptor holds on to one process for good: if that one has the right start time, no other can be hit.
         if start_time(process.pid) == process.start:

@@ -15,6 +15,8 @@ from typing import Final
 import trio
 from attrs import define, field
 
+from darkfactory.policy.limits import HELD_UP_SECS
+
 BEAT_SECS: Final = 30.0
 
 
@@ -35,7 +37,8 @@ class Beat:
     """The beat of one factory's life."""
 
     look: Callable[[], None]
-    """Called at each beat, before those that wait for it are asked."""
+    """Called at each beat, before those that wait for it are asked; not at a late one: we were held up, and
+    what there is to look at is of before."""
     next_at: float = inf
     """Trio seconds; it has not begun before that is set."""
     _count: int = 0
@@ -47,9 +50,11 @@ class Beat:
 
     def strike(self) -> None:
         """Beat, and for the next time `BEAT_SECS` from now. No checkpoint."""
+        late = trio.current_time() - self.next_at > HELD_UP_SECS
         self.begin()
         self._count += 1
-        self.look()
+        if not late:
+            self.look()
         for waiting in self._waiting:
             if self._count % waiting.every == 0 and waiting.finds():
                 waiting.woken.set()

@@ -340,3 +340,13 @@ def test_a_deadline_that_is_missed_by_a_second_is_no_reason_for_leniency() -> No
     held_up(world, 111)
     assert world.stop_reason("it") is Reason.TIMED_OUT
     assert not world.kinds("held_up")
+
+
+def test_a_factory_that_is_held_up_again_and_again_holds_its_runs_to_their_limits_all_the_same() -> None:
+    world = begin(timeout_secs=100.0)
+    at = 111.0
+    while world.stop_reason("it") is None and at < 1000:
+        held_up(world, at)
+        at += 6.2  # 1.2 s after it would be lenient no longer
+    assert at < 130
+    assert len(world.kinds("held_up")) <= 2

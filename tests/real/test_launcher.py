@@ -653,6 +653,33 @@ async def test_a_kernel_that_does_not_tell_of_children_is_asked_for_all_processe
         assert not alive(pid)
 
 
+async def test_a_run_that_begins_again_under_its_mark_is_not_ended_for_the_one_before(adopting):
+    spec = adopting.spec("true")
+    async with adopting.run(spec) as (process, _):  # as of what waited for it, and has ended
+        await process.wait()
+    assert adopting.launcher._table.unseen
+    again = evolve(
+        spec, argv=("sleep", "1000"), stdout=spec.stdout.with_suffix(".2"), stderr=spec.stderr.with_suffix(".3")
+    )
+    async with adopting.run(again) as (process, _):
+        await condition(lambda: not adopting.launcher._table.unseen)
+        assert alive(process.pid)
+
+
+async def test_a_mark_that_was_noted_while_a_scan_was_under_way_waits_for_the_next_one(monkeypatch):
+    table = containment.ProcessTable()
+    looking = procfs.scan
+
+    def scan(known: procfs.KnownMarks) -> procfs.Snapshot:
+        table.unseen.add("later")
+        return looking(known)
+
+    table.unseen.add("sooner")
+    monkeypatch.setattr(procfs, "scan", scan)
+    await table.end_unseen()
+    assert table.unseen == {"later"}
+
+
 @contextmanager
 def strangers_child(mark: str) -> Iterator[subprocess.Popen[str]]:
     """A process that carries a mark and is a child of nobody of ours, as a daemon's that was given an environment."""

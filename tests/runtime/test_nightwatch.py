@@ -84,6 +84,17 @@ async def test_an_agent_is_not_unwell_because_nobody_has_heard_it(autojump_clock
     assert held_up["late_secs"] > 900
 
 
+async def test_a_beat_that_comes_late_looks_at_nobody_though_no_limit_was_missed(autojump_clock: MockClock) -> None:
+    heard = tuple((float(second), b"{}\n") for second in (*range(1, 65), *range(103, 200)))
+    machine = SimulatedMachine(lambda _: Script(secs=math.inf, output=((0.0, STARTED), *heard)))
+    async with open_factory(fleet(watch(stall_timeout_secs=60.0)), machine=machine.open) as factory:
+        await trio.sleep(64.5)
+        autojump_clock.jump(37.5)
+        await trio.sleep(65)
+        assert factory.agent_statuses()[0].health == 1.0
+    assert not machine.records("held_up")
+
+
 @pytest.mark.parametrize(
     ("percent", "level", "ended", "begun"),
     [
