@@ -326,7 +326,7 @@ class WorktreeDirectories:
             elsewhere = await self._in_thread(partial(checked_out_elsewhere, record))
             for name, at in branches.items():
                 if name not in elsewhere:
-                    await repository.run("update-ref", "--no-deref", "-d", name, at)
+                    await worktree_work.update_ref(repository, name, at, delete=True)
             self.store.doom(record.run)
             await self._in_thread(partial(_delete_own_directory, record))
         self.store.forget(record.run)

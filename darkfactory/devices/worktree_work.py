@@ -14,7 +14,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from darkfactory.devices import worktree_left
+from darkfactory.devices import threads, worktree_left
 from darkfactory.devices.git import NOBODY, GitError, Repository
 from darkfactory.devices.worktree_index import Indexes, read_tree
 from darkfactory.devices.worktree_left import Left
@@ -65,22 +65,40 @@ async def _tree(repository: Repository, files: Path, index: Path, tip: str) -> t
 
 async def name(repository: Repository, record: Record, left: Left, tip: str) -> dict[str, str]:
     """See to it that a branch of ours has the tip; our branches and where they are. For the holder of the lock."""
-    update = partial(repository.run, "update-ref", "--no-deref")  # else a link would have another branch changed
     for link in left.links:
-        await update("-d", link)
+        await update_ref(repository, link, delete=True)
     ours = dict(left.ours)
     at = ours.get(record.ref)
     if tip in ours.values():
         return ours  # noqa: ASYNC910 - git is one
     if at is None or await repository.contains(tip, at):
-        await update(record.ref, tip, at or NOBODY * len(tip))
+        await update_ref(repository, record.ref, tip, at or NOBODY * len(tip))
         return ours | {record.ref: tip}
     for other in ours.values():
         if await repository.contains(other, tip):
             return ours
     new = next(new for number in count(2) if (new := f"{record.ref}-{number}") not in ours)
-    await update(new, tip, NOBODY * len(tip))
+    await update_ref(repository, new, tip, NOBODY * len(tip))
     return ours | {new: tip}
+
+
+async def update_ref(repository: Repository, name: str, *values: str, delete: bool = False) -> None:
+    """Have git set or delete a branch of ours, past a lock that a git of ours has left there when it was killed.
+
+    For the holder of the repository's lock: no other git of ours is at that branch then, and git itself has waited for
+    a tenth of a second for anybody else's.
+    """
+    # without --no-deref a link would have another branch changed
+    update = partial(repository.run, "update-ref", "--no-deref", *(["-d"] if delete else []), name, *values)
+    try:
+        await update()
+    except GitError as error:
+        lock = repository.common / f"{name}.lock"
+        try:
+            await threads.run_sync(lock.unlink)
+        except OSError:
+            raise error from None  # that was not why
+        await update()
 
 
 async def loss(repository: Repository, indexes: Indexes, record: Record, files: Path) -> Loss:

@@ -784,6 +784,20 @@ async def test_a_record_that_names_anothers_branch_is_nobodys(device: WorktreeDi
     device.leave(RUN, alone=True)
 
 
+@pytest.mark.parametrize("written", [True, False])
+async def test_a_lock_that_a_killed_git_has_left_at_its_branch_does_not_keep_it_from_being_settled(
+    device: WorktreeDirectories, checkout: Checkout, written: bool
+) -> None:
+    worktree = await made(device, checkout)
+    if written:
+        (worktree.path / "new").write_text("x")
+    (checkout.path / ".git" / f"refs/heads/{BRANCH}.lock").touch()
+    found = await settled(device)
+    assert (found.kept, found.rescued) == (("1 commit that main does not contain", 1) if written else (None, 0))
+    assert (BRANCH in checkout.branches()) == written
+    assert checkout.branches().get(BRANCH) is None or checkout.files(BRANCH)["new"] == "x"
+
+
 def test_cancelled_at_any_step_it_can_be_settled_afterwards(checkout: Checkout, tmp_path: Path) -> None:
     before = state_of(checkout)
     ends = set()
