@@ -588,7 +588,7 @@ async def test_a_disk_that_refuses_gets_its_reserve_and_then_raises_with_nothing
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "write", write)
-    with capture_logs() as logs, pytest.raises(OSError, match=r": '.*00000001\.jsonl'$"):
+    with capture_logs() as logs, pytest.raises(OSError, match=rf"{os.strerror(number)}: '.*00000001\.jsonl'$"):
         journal.append([line(0)], durable=True)
     monkeypatch.undo()
     assert refused == RESERVE_BYTES // SLICE_BYTES + 1
@@ -624,7 +624,7 @@ async def test_a_sync_that_the_disk_refuses_names_the_file(tmp_path: Path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", refuse)
-        with pytest.raises(OSError, match=r": '.*00000001\.jsonl'$"):
+        with pytest.raises(OSError, match=r"Input/output error: '.*00000001\.jsonl'$"):
             await journal.serve()
     journal.close()
 

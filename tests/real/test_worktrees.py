@@ -20,7 +20,7 @@ from darkfactory.devices import git, repository_lock, worktree_directories
 from darkfactory.devices.git import Git
 from darkfactory.devices.launcher import RealLauncher
 from darkfactory.devices.worktree_directories import WorktreeDirectories
-from darkfactory.devices.worktree_store import WorktreeStore
+from darkfactory.devices.worktree_store import Record, WorktreeStore
 from darkfactory.devices.worktrees import Settled, Start, Worktree
 from darkfactory.errors import SpawnFailed
 from darkfactory.testing import CancelAtStep
@@ -733,14 +733,20 @@ async def test_the_next_life_settles_what_a_killed_one_left(
     assert device_in(tmp_path).leftovers() == (), "it was decided that it is kept"
 
 
-async def test_one_that_was_half_made_is_taken_away(
-    device: WorktreeDirectories, checkout: Checkout, tmp_path: Path
-) -> None:
-    """Killed between the branch and its files: they all look deleted, and nobody has done that."""
+async def half_made(device: WorktreeDirectories, checkout: Checkout) -> Record:
+    """The record of one whose factory was killed while it was made."""
     await made(device, checkout)
     (record,) = device.store.all()
     device.store.write(evolve(record, made=False))
     os.close(device._held.pop(RUN))
+    return record
+
+
+async def test_one_that_was_half_made_is_taken_away(
+    device: WorktreeDirectories, checkout: Checkout, tmp_path: Path
+) -> None:
+    """Killed between the branch and its files: they all look deleted, and nobody has done that."""
+    await half_made(device, checkout)
     for name in ("README", "sub/file"):
         (device.store.files(RUN) / name).unlink()
     assert (await settled(device_in(tmp_path))).kept is None
@@ -751,10 +757,7 @@ async def test_one_at_which_git_was_killed_is_taken_away_and_the_repository_can_
     device: WorktreeDirectories, checkout: Checkout, tmp_path: Path
 ) -> None:
     """Until it is made, git has it written that it is at no commit; with that it cannot list all commits."""
-    await made(device, checkout)
-    (record,) = device.store.all()
-    device.store.write(evolve(record, made=False))
-    os.close(device._held.pop(RUN))
+    record = await half_made(device, checkout)
     (record.own / "HEAD").write_text("0" * 40 + "\n")
     (record.own / "locked").write_text("initializing")
     with pytest.raises(AssertionError, match="bad object"):
